@@ -1,1 +1,3 @@
-//! Being written.
+//! Linux as safe functions. The only crate, beside the sandbox's child, that may contain `unsafe`.
+
+pub mod mount;
