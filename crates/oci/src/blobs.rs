@@ -1,0 +1,1 @@
+//! Where blobs go and come from.
