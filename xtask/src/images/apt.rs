@@ -273,7 +273,7 @@ fn parse_uris(text: &str) -> Vec<Deb> {
 }
 
 /// The stanzas of a control file, without empty ones.
-fn stanzas(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn stanzas(text: &str) -> impl Iterator<Item = &str> {
     text.split("\n\n")
         .map(|s| s.trim_matches('\n'))
         .filter(|s| !s.is_empty())

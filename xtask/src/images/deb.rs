@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use tar::{Archive, EntryType};
 
-use super::apt::{field, mark_installed};
+use super::apt::{field, mark_installed, stanzas};
 use super::layer::{Attributes, Kind, Layer};
 use crate::process;
 
@@ -104,13 +104,7 @@ pub(crate) fn pour(
         }
     }
     if rules.database {
-        let mut id = field(&fields, "Package").unwrap_or_default().to_owned();
-        if field(&fields, "Multi-Arch") == Some("same") {
-            id = format!(
-                "{id}:{}",
-                field(&fields, "Architecture").unwrap_or_default()
-            );
-        }
+        let id = stanza_id(&fields);
         layer.file(
             &format!("var/lib/dpkg/info/{id}.list"),
             names.join("\n") + "\n",
@@ -123,6 +117,23 @@ pub(crate) fn pour(
         }
     }
     Ok(stanza)
+}
+
+/// How dpkg names the files of a package in its database: with the architecture if several may be installed at once.
+fn stanza_id(stanza: &str) -> String {
+    let package = field(stanza, "Package").unwrap_or_default();
+    match field(stanza, "Multi-Arch") {
+        Some("same") => format!(
+            "{package}:{}",
+            field(stanza, "Architecture").unwrap_or_default()
+        ),
+        _ => package.to_owned(),
+    }
+}
+
+/// The names of all packages of a status file, as dpkg's database has them.
+pub(crate) fn stanza_ids(status: &str) -> Vec<String> {
+    stanzas(status).map(stanza_id).collect()
 }
 
 /// Adds the package's files; returns the paths as dpkg lists them.
