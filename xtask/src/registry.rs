@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::images::{Manifest, blob_path, read_list, referenced};
 use crate::process::Service;
@@ -86,17 +87,23 @@ impl Registry {
         Ok(())
     }
 
-    /// Puts blobs and names into the storage folder, unless the same list was put there last.
+    /// Puts blobs and names into the storage folder, unless the same list was put there last. What was put there before and
+    /// is in no image any more goes.
     fn fill(&self, images: &BTreeMap<String, Manifest>, blobs: &Path) -> Result<()> {
+        let mut filled = Filled {
+            images: images.clone(),
+            blobs: BTreeSet::new(),
+        };
         let stamp = self.dir.join("filled.json");
-        let text = serde_json::to_vec(images)?;
-        if fs::read(&stamp).is_ok_and(|t| t == text) {
+        let last: Option<Filled> = fs::read(&stamp)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        if last.as_ref().is_some_and(|last| last.images == *images) {
             return Ok(());
         }
         let storage = Storage {
             root: self.dir.join("data/docker/registry/v2"),
         };
-        let mut linked = BTreeSet::new();
         for (name, manifest) in images {
             let (repository, tag) = name
                 .rsplit_once(':')
@@ -105,7 +112,7 @@ impl Registry {
             for digest in parts
                 .iter()
                 .chain([&manifest.digest])
-                .filter(|d| linked.insert((*d).clone()))
+                .filter(|d| filled.blobs.insert((*d).clone()))
             {
                 storage.add_blob(&blob_path(blobs, digest), digest)?;
             }
@@ -114,7 +121,10 @@ impl Registry {
             }
             storage.tag(repository, tag, &manifest.digest)?;
         }
-        files::write(&stamp, &text)
+        for old in last.iter().flat_map(|l| l.blobs.difference(&filled.blobs)) {
+            fs::remove_file(storage.blob(old)?).ok();
+        }
+        files::write(&stamp, &serde_json::to_vec(&filled)?)
     }
 
     /// Starts the program if nothing listens on the port, and waits until it answers.
@@ -176,6 +186,14 @@ impl Registry {
     }
 }
 
+/// What was put into the storage folder last.
+#[derive(Debug, Serialize, Deserialize)]
+struct Filled {
+    images: BTreeMap<String, Manifest>,
+    /// Digests of all that the images consist of.
+    blobs: BTreeSet<String>,
+}
+
 /// What a person has to install for the registry to run; nothing if it is there.
 pub(crate) fn missing_program() -> Option<&'static str> {
     let found = std::env::var_os("PATH")
@@ -191,14 +209,18 @@ struct Storage {
 }
 
 impl Storage {
-    fn add_blob(&self, from: &Path, digest: &str) -> Result<()> {
+    fn blob(&self, digest: &str) -> Result<PathBuf> {
         let hex = hex_of(digest)?;
-        let to = self
+        Ok(self
             .root
             .join("blobs/sha256")
             .join(&hex[..2])
             .join(hex)
-            .join("data");
+            .join("data"))
+    }
+
+    fn add_blob(&self, from: &Path, digest: &str) -> Result<()> {
+        let to = self.blob(digest)?;
         if to.exists() {
             return Ok(());
         }

@@ -69,7 +69,7 @@ impl Apt {
             &dir.join("preferences"),
             b"Package: *\nPin: release o=Debian\nPin-Priority: 900\n",
         )?;
-        let machine = process::output_text(&mut Command::new("apt-config").arg("dump"))?;
+        let machine = process::output_text(Command::new("apt-config").arg("dump"))?;
         files::write(
             &dir.join("apt.conf"),
             configuration(dir, &machine).as_bytes(),

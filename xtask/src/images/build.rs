@@ -428,6 +428,11 @@ impl Build<'_> {
             let texts: Vec<&str> = texts.into_iter().filter(|t| !t.is_empty()).collect();
             status = texts.join("\n");
             layer.file("var/lib/dpkg/status", &status, 0o644)?;
+            for id in deb::stanza_ids(left_out) {
+                // dpkg complains about an installed package without a list of files.
+                layer.file(&format!("var/lib/dpkg/info/{id}.list"), "/.\n", 0o644)?;
+                layer.file(&format!("var/lib/dpkg/info/{id}.md5sums"), "", 0o644)?;
+            }
             layer.file(
                 "var/lib/dpkg/arch",
                 format!("{}\n", apt::architecture()?),
