@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::Options;
 use super::apt::{self, Apt, Deb};
@@ -50,15 +50,16 @@ pub(super) fn run(options: &Options) -> Result<PathBuf> {
         return Ok(layout.list());
     }
 
-    let plans = match plan_and_download(&recipes, &wanted, &apt) {
-        Ok(plans) => plans,
-        Err(error) if !options.update => {
-            eprintln!("{error:#}\ntrying again with new package indexes");
-            apt.update()?;
-            plan_and_download(&recipes, &wanted, &apt)?
+    let mut plans = plan(&recipes, &wanted, &apt)?;
+    if let Err(error) = download(&apt, &plans) {
+        if options.update {
+            return Err(error);
         }
-        Err(error) => return Err(error),
-    };
+        eprintln!("{error:#}\nthe package indexes may be old: trying again with new ones");
+        apt.update()?;
+        plans = plan(&recipes, &wanted, &apt)?;
+        download(&apt, &plans)?;
+    }
     let wheels = wanted
         .iter()
         .filter_map(|(n, i)| i.part.wheel.as_ref().map(|w| (*n, w)));
@@ -151,8 +152,8 @@ struct Plan {
     left_out: String,
 }
 
-/// Resolves the bases and images and downloads their packages. The plan of a base is named `base.NAME`.
-fn plan_and_download(
+/// Resolves the bases and images. The plan of a base is named `base.NAME`.
+fn plan(
     recipes: &Recipes,
     wanted: &BTreeMap<&str, &Image>,
     apt: &Apt,
@@ -187,9 +188,24 @@ fn plan_and_download(
         .iter()
         .map(|(b, _, i)| (*b, i.as_str()))
         .collect();
+    let in_base = |base: &str, package: &str| {
+        base_plans
+            .iter()
+            .any(|(name, plan, _)| *name == base && plan.debs.iter().any(|d| d.name() == package))
+    };
     let images: Vec<(&str, &Image)> = wanted.iter().map(|(n, i)| (*n, *i)).collect();
     let image_plans = parallel(&images, |(name, image)| {
         let part = &image.part;
+        if let Some(twice) = part
+            .leave_out
+            .iter()
+            .find(|n| !part.standalone && in_base(&image.base, n))
+        {
+            bail!(
+                "image `{name}` leaves out `{twice}`, which its base `{}` has",
+                image.base
+            );
+        }
         let left_out = apt.left_out(&part.leave_out)?;
         let below = if part.standalone {
             ""
@@ -207,9 +223,12 @@ fn plan_and_download(
             .into_iter()
             .map(|(base, plan, _)| (format!("base.{base}"), plan)),
     );
-    let debs: Vec<&Deb> = plans.values().flat_map(|p| &p.debs).collect();
-    apt.download(&debs)?;
     Ok(plans)
+}
+
+fn download(apt: &Apt, plans: &BTreeMap<String, Plan>) -> Result<()> {
+    let debs: Vec<&Deb> = plans.values().flat_map(|p| &p.debs).collect();
+    apt.download(&debs)
 }
 
 /// What writing the layers needs to look at.
