@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -78,7 +80,13 @@ pub(crate) fn up(options: &Options) -> Result<()> {
     let registry = serve(&options.images, options.port)?;
     let binary = build(options.build, &dir)?;
 
-    let place = Place::choose(&dir)?;
+    let place = Place::choose(&dir);
+    for path in [Some(place.state.as_path()), place.socket.parent()]
+        .into_iter()
+        .flatten()
+    {
+        files::make_dir(path)?;
+    }
     let address = registry.address();
     let config = dir.join("engine.json");
     let registries = json!({ "registries": { "docker.io": { "mirrors": [address] }, address: { "http": true } } });
@@ -139,19 +147,22 @@ pub(crate) fn down(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Asks the engine at our socket to stop; false if there is none.
+/// Asks the engine at our socket to stop and waits until its process is gone; false if there is none.
 fn stop_engine(dir: &Path) -> Result<bool> {
-    let place = Place::choose(dir)?;
-    let program = dir.join("bin/bodkin");
-    if !program.exists() || std::os::unix::net::UnixStream::connect(&place.socket).is_err() {
+    let socket = Place::choose(dir).socket;
+    let Ok(mut stream) = UnixStream::connect(&socket) else {
         return Ok(false);
+    };
+    let context = || format!("cannot stop the engine at `{}`", socket.display());
+    let pid = rustix::net::sockopt::socket_peercred(&stream)
+        .with_context(context)?
+        .pid;
+    let engine = process::Handle::open(pid, "engine")?;
+    writeln!(stream, "{}", json!({ "kind": "admin", "request": "stop" })).with_context(context)?;
+    if !engine.wait()? {
+        engine.end()?;
     }
-    let mut command = Command::new(program);
-    command
-        .args(["engine", "stop"])
-        .env("BODKIN_SOCKET", &place.socket)
-        .env("BODKIN_STATE_DIR", &place.state);
-    process::output(&mut command).context("cannot stop the engine")?;
+    fs::remove_file(&socket).ok();
     Ok(true)
 }
 
@@ -229,13 +240,11 @@ struct Place {
 impl Place {
     /// In `dir`, unless that cannot be: the state must lie on a file system that can hold an overlay, the socket's path
     /// must be short. Then a folder outside that is named after the work tree.
-    fn choose(dir: &Path) -> Result<Self> {
+    fn choose(dir: &Path) -> Self {
         let short = &files::hash_of([dir.as_os_str().as_encoded_bytes()])[..12];
-        let status = rustix::fs::statfs(dir)
-            .with_context(|| format!("cannot examine the file system of `{}`", dir.display()));
         // A missing folder means that `env` never ran here.
-        let on_overlay =
-            status.is_ok_and(|s| u64::try_from(s.f_type).is_ok_and(|t| t == OVERLAYFS));
+        let on_overlay = rustix::fs::statfs(dir)
+            .is_ok_and(|s| u64::try_from(s.f_type).is_ok_and(|t| t == OVERLAYFS));
         let state = if on_overlay {
             PathBuf::from(format!("/dev/shm/bodkin-{short}"))
         } else {
@@ -243,15 +252,9 @@ impl Place {
         };
         let mut socket = dir.join("engine.sock");
         if socket.as_os_str().len() > SOCKET_LIMIT {
-            socket = std::env::temp_dir().join(format!("bodkin-{short}/engine.sock"));
+            socket = PathBuf::from(format!("/tmp/bodkin-{short}/engine.sock"));
         }
-        for path in [Some(state.as_path()), socket.parent()]
-            .into_iter()
-            .flatten()
-        {
-            files::make_dir(path)?;
-        }
-        Ok(Place { state, socket })
+        Place { state, socket }
     }
 }
 
@@ -274,6 +277,14 @@ mod tests {
         assert_eq!(quoted("/a/b:c"), "/a/b:c");
         assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn a_socket_path_too_long_for_the_kernel_moves_elsewhere() {
+        let near = Place::choose(Path::new("/work/target/env"));
+        assert_eq!(near.socket, Path::new("/work/target/env/engine.sock"));
+        let far = Place::choose(&Path::new("/x").join("y".repeat(90)));
+        assert!(far.socket.starts_with("/tmp") && far.socket.as_os_str().len() < SOCKET_LIMIT);
     }
 
     #[test]

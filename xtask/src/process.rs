@@ -1,6 +1,7 @@
 //! Running other programs: saying what they said when they fail, and ending those that outlive us.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -75,41 +76,55 @@ impl Service {
             .then_some(pid))
     }
 
-    /// Asks the process to end and waits; ends it by force if it does not within ten seconds. True if there was one.
+    /// Ends the process. True if there was one.
     pub(crate) fn stop(&self) -> Result<bool> {
-        let Some(pid) = self.running()? else {
-            fs::remove_file(&self.pid_file).ok();
-            return Ok(false);
+        let running = self.running()?;
+        if let Some(pid) = running {
+            Handle::open(pid, self.name)?.end()?;
+        }
+        fs::remove_file(&self.pid_file).ok();
+        Ok(running.is_some())
+    }
+}
+
+/// A process that cannot be confused with a later one of the same number.
+pub(crate) struct Handle {
+    fd: OwnedFd,
+    /// For messages.
+    name: String,
+}
+
+impl Handle {
+    pub(crate) fn open(pid: Pid, name: &str) -> Result<Self> {
+        let name = format!("{name} (process {})", pid.as_raw_nonzero());
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty());
+        Ok(Handle {
+            fd: fd.with_context(|| format!("cannot watch the {name}"))?,
+            name,
+        })
+    }
+
+    /// Waits ten seconds for the end; true if it came.
+    pub(crate) fn wait(&self) -> Result<bool> {
+        let limit = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
         };
-        let context = || {
-            format!(
-                "cannot stop the {} (process {})",
-                self.name,
-                pid.as_raw_nonzero()
-            )
-        };
-        let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty()).with_context(context)?;
+        let ready = rustix::event::poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&limit));
+        Ok(ready.with_context(|| format!("cannot wait for the {}", self.name))? > 0)
+    }
+
+    /// Asks the process to end, and ends it by force if it does not.
+    pub(crate) fn end(&self) -> Result<()> {
         for signal in [Signal::TERM, Signal::KILL] {
-            match rustix::process::pidfd_send_signal(&handle, signal) {
+            match rustix::process::pidfd_send_signal(&self.fd, signal) {
                 Ok(()) | Err(Errno::SRCH) => {}
-                Err(e) => return Err(e).with_context(context),
+                Err(e) => return Err(e).with_context(|| format!("cannot stop the {}", self.name)),
             }
-            let limit = Timespec {
-                tv_sec: 10,
-                tv_nsec: 0,
-            };
-            if rustix::event::poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&limit))
-                .with_context(context)?
-                > 0
-            {
-                fs::remove_file(&self.pid_file).ok();
-                return Ok(true);
+            if self.wait()? {
+                return Ok(());
             }
         }
-        bail!(
-            "the {} (process {}) did not end",
-            self.name,
-            pid.as_raw_nonzero()
-        )
+        bail!("the {} did not end", self.name)
     }
 }
