@@ -9,3 +9,10 @@ pub mod call;
 pub mod error;
 pub mod resolve;
 pub mod value;
+pub mod query;
+pub mod schema;
+pub mod solve;
+
+pub use query::{Request, Response};
+pub use schema::{Schema, SchemaError, SchemaView};
+pub use solve::Solver;
