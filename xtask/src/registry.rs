@@ -59,6 +59,7 @@ impl Registry {
 
     /// Makes the registry serve the images of the layout that `list`, an `images.json`, belongs to.
     pub(crate) fn serve(&self, list: &Path) -> Result<()> {
+        let _lock = files::lock(&self.dir.join("lock"))?;
         let images = read_list(list)?;
         let layout = list
             .parent()
@@ -135,7 +136,9 @@ impl Registry {
         if client.answers() {
             return Ok(());
         }
-        files::make_dir(&self.dir)?;
+        if self.service().stop()? {
+            eprintln!("stopped the registry that listened on another port");
+        }
         files::write(&self.config(), self.configuration().as_bytes())?;
         let log = File::create(self.log())
             .with_context(|| format!("cannot create `{}`", self.log().display()))?;
