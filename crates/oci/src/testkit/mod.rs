@@ -1,6 +1,17 @@
 //! For tests, of this and other crates: layers entry by entry (also hostile ones), small images, and a registry in this
 //! process that serves them and can misbehave on demand.
+//!
+//! A failure in here is a failure of the test that uses it, so this module panics instead of returning errors.
 
+mod blobs;
+mod http;
+mod image;
 mod layer;
+mod registry;
 
-pub use self::layer::{LayerBuilder, Raw, compress};
+pub use self::{
+    blobs::DirBlobs,
+    image::Image,
+    layer::{LayerBuilder, Raw, compress},
+    registry::{Auth, Fault, Registry, Seen},
+};

@@ -1,0 +1,270 @@
+//! What can go wrong between this program and a registry.
+
+use std::{fmt, io, path::PathBuf, time::Duration};
+
+use reqwest::StatusCode;
+
+use super::config::Endpoint;
+use crate::{
+    blobs::CommitError,
+    config::ConfigError,
+    digest::{Digest, DigestError},
+    manifest::DocumentError,
+};
+
+/// Why one registry did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The HTTP client cannot be made.
+    #[error("cannot set up an HTTP client")]
+    Setup(#[source] reqwest::Error),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// A configured file of certificates is unusable.
+    #[error("cannot read certificates from `{}`", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer came.
+    #[error("cannot reach `{host}`")]
+    Send {
+        /// Who was asked.
+        host: String,
+        /// What failed.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The answer broke off.
+    #[error("answer of `{host}` broke off")]
+    Body {
+        /// Who answered.
+        host: String,
+        /// What failed.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// No answer, or no more of it, in time.
+    #[error("`{host}` was silent for {waited:?}")]
+    Silence {
+        /// Who was asked.
+        host: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// An answer that says no.
+    #[error("`{host}` answered {status}{}", detail(message))]
+    Status {
+        /// Who answered.
+        host: String,
+        /// The status.
+        status: StatusCode,
+        /// What the registry wrote, shortened.
+        message: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The image is not there.
+    #[error("`{host}` has no such image{}", detail(message))]
+    NotFound {
+        /// Who answered.
+        host: String,
+        /// What the registry wrote, shortened.
+        message: String,
+    },
+    /// Proving who asks did not work.
+    #[error("not allowed by `{host}`")]
+    Auth {
+        /// Who was asked.
+        host: String,
+        /// Why.
+        #[source]
+        source: AuthError,
+    },
+    /// A redirect that is not followed.
+    #[error("`{host}` redirects to {to}, which is refused")]
+    Redirect {
+        /// Who answered.
+        host: String,
+        /// Where to, without the query.
+        to: String,
+    },
+    /// More bytes than announced or allowed.
+    #[error("`{host}` sends more than {limit} bytes")]
+    TooLarge {
+        /// Who answered.
+        host: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// Another part of the blob than asked for.
+    #[error("`{host}` answered with another range than asked for")]
+    Range {
+        /// Who answered.
+        host: String,
+    },
+    /// Less than announced, also after trying again.
+    #[error("`{host}` sent {got} of {size} bytes")]
+    Short {
+        /// Who answered.
+        host: String,
+        /// Bytes received.
+        got: u64,
+        /// Bytes announced.
+        size: u64,
+    },
+    /// Other content than the digest says.
+    #[error("`{host}` sent content that does not match {expected}")]
+    Digest {
+        /// Who answered.
+        host: String,
+        /// The digest asked for.
+        expected: Digest,
+    },
+    /// A digest in an answer that is none.
+    #[error("`{host}` names an unusable digest")]
+    BadDigest {
+        /// Who answered.
+        host: String,
+        /// What is wrong.
+        #[source]
+        source: DigestError,
+    },
+    /// The content was fetched and cannot be kept.
+    #[error("cannot keep what was fetched")]
+    Store(#[source] io::Error),
+}
+
+/// Why a registry does not let this user in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// The registry asks for a kind of proof nobody knows.
+    #[error("it asks for authentication this client does not know")]
+    Challenge,
+    /// It sends the client to a place credentials must not go.
+    #[error("it sends clients to `{0}` for a token, which is refused")]
+    Realm(String),
+    /// No credentials, and anonymous is not enough.
+    #[error("authentication is required and there are no credentials for it")]
+    Missing,
+    /// The credentials are not accepted.
+    #[error("the credentials for user `{0}` are not accepted")]
+    Rejected(String),
+    /// The credentials are fine but not for this.
+    #[error("access denied{}", detail(.0))]
+    Denied(String),
+    /// The token server did something else.
+    #[error("cannot get a token from `{server}`: {problem}")]
+    Token {
+        /// The token server.
+        server: String,
+        /// What happened.
+        problem: String,
+    },
+}
+
+/// What all places that were asked had to say.
+#[derive(Debug, Default)]
+pub struct Attempts(pub Vec<Attempt>);
+
+/// One place that was asked.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Its name.
+    pub endpoint: String,
+    /// Whether it is a mirror.
+    pub mirror: bool,
+    /// Why it did not help.
+    pub error: RequestError,
+}
+
+impl Attempts {
+    pub(super) fn add(&mut self, place: &Endpoint, error: RequestError) {
+        self.0.push(Attempt { endpoint: place.name.clone(), mirror: place.mirror, error });
+    }
+
+    /// Whether everybody who could be asked said that there is no such image.
+    pub fn not_found(&self) -> bool {
+        !self.0.is_empty() && self.0.iter().all(|attempt| matches!(attempt.error, RequestError::NotFound { .. }))
+    }
+}
+
+impl fmt::Display for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, attempt) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str("; ")?;
+            }
+            let role = if attempt.mirror { "mirror" } else { "registry" };
+            write!(f, "{role} `{}`: {}", attempt.endpoint, attempt.error)?;
+            let mut cause = std::error::Error::source(&attempt.error);
+            while let Some(error) = cause {
+                write!(f, ": {error}")?;
+                cause = error.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Attempts {}
+
+/// Why a document came but is of no use, or nothing came at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// Nobody gave it.
+    #[error(transparent)]
+    Attempts(Attempts),
+    /// A manifest or index is wrong.
+    #[error("manifest {digest} is unusable")]
+    Document {
+        /// Which.
+        digest: Digest,
+        /// What is wrong.
+        #[source]
+        source: DocumentError,
+    },
+    /// The config is wrong.
+    #[error("config {digest} is unusable")]
+    Config {
+        /// Which.
+        digest: Digest,
+        /// What is wrong.
+        #[source]
+        source: ConfigError,
+    },
+}
+
+impl RequestError {
+    /// Whether another try may help.
+    pub(super) fn transient(&self) -> bool {
+        match self {
+            Self::Send { .. } | Self::Body { .. } | Self::Silence { .. } | Self::Short { .. } => true,
+            Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || (status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED),
+            _ => false,
+        }
+    }
+
+    /// Whether the other side could not even be talked to.
+    pub(super) fn unreachable(&self) -> bool {
+        matches!(self, Self::Send { source, .. } if source.is_connect())
+    }
+
+    pub(super) fn commit(host: &str, error: CommitError) -> Self {
+        match error {
+            CommitError::Digest { expected } => Self::Digest { host: host.to_owned(), expected },
+            CommitError::Io { source, .. } => Self::Store(source),
+        }
+    }
+}
+
+fn detail(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(" ({message})") }
+}

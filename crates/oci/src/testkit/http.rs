@@ -1,0 +1,93 @@
+//! As much of an HTTP/1.1 server as a misbehaving registry needs.
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+
+/// A request without its body.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) path: String,
+    /// Names in lower case.
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: Vec<u8>,
+}
+
+/// What goes back.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Arc<[u8]>,
+    /// Send so many bytes of the body, then do this.
+    pub(super) then: Option<(usize, Then)>,
+}
+
+/// How an answer ends early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Close,
+    Stall,
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<S>(stream: S, handle: impl Fn(&Request) -> Response) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read(&mut stream).await? {
+        let response = handle(&request);
+        if response.then == Some((0, Then::Stall)) {
+            let _ = stream.read(&mut [0; 1]).await;
+            return Ok(());
+        }
+        let length = response.body.len();
+        let mut head = format!("HTTP/1.1 {} -\r\nContent-Length: {length}\r\n", response.status);
+        for (name, value) in &response.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let out = stream.get_mut();
+        out.write_all(head.as_bytes()).await?;
+        if request.method != "HEAD" {
+            let sent = response.then.map_or(response.body.len(), |(bytes, _)| bytes.min(response.body.len()));
+            out.write_all(&response.body[..sent]).await?;
+        }
+        out.flush().await?;
+        match response.then {
+            None => {}
+            Some((_, Then::Close)) => return out.shutdown().await,
+            Some((_, Then::Stall)) => {
+                // Until the client gives up.
+                let _ = stream.read(&mut [0; 1]).await;
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    if stream.read_line(&mut line).await? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await? == 0 || line.trim().is_empty() {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':') {
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+    }
+    let length: usize = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length.min(1 << 20)];
+    stream.read_exact(&mut body).await?;
+    Ok(Some(Request { method, path, headers, body }))
+}

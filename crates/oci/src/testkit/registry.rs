@@ -1,0 +1,465 @@
+//! A registry in this process, read-only, with as many faults as wanted.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt, fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::oneshot};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    http::{Request, Response, Then, serve},
+    image::{Image, index},
+};
+use crate::{digest::Digest, manifest::media_type, platform::Platform};
+
+/// Whom the registry lets in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// Everybody.
+    None,
+    /// One user by HTTP basic authentication.
+    Basic(&'static str, &'static str),
+    /// Tokens from `/token`: anonymous ones for `library/`, others for one user.
+    Token(&'static str, &'static str),
+    /// Tokens from another place.
+    TokenFrom(String),
+}
+
+/// How one answer goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Another status, with headers.
+    Status(u16, Vec<(&'static str, String)>),
+    /// The connection ends after so many bytes of the body.
+    CutOff(usize),
+    /// Nothing more comes after so many bytes of the body; with 0 nothing comes at all.
+    Stall(usize),
+    /// The first byte is another.
+    WrongByte,
+    /// So many bytes are missing at the end, and the length says so.
+    Shorter(usize),
+    /// So many bytes too many.
+    Longer(usize),
+    /// A range is asked for and ignored.
+    NoRange,
+    /// Another range than asked for.
+    WrongRange,
+    /// A `Docker-Content-Digest` that is not the content's.
+    WrongDigestHeader(String),
+    /// No `Docker-Content-Digest`.
+    NoDigestHeader,
+    /// A `Content-Type` of its own.
+    ContentType(&'static str),
+    /// Another body altogether.
+    Body(Vec<u8>),
+}
+
+/// A request the registry has seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// `GET`, `HEAD`.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
+    /// The `Range` header.
+    pub range: Option<String>,
+}
+
+#[derive(Default)]
+struct Contents {
+    /// Manifests by repository and by tag or digest.
+    manifests: HashMap<(String, String), Arc<[u8]>>,
+    blobs: HashMap<Digest, Arc<[u8]>>,
+    faults: Vec<(String, Fault, usize)>,
+    seen: Vec<Seen>,
+    tokens: HashMap<String, String>,
+}
+
+struct State {
+    contents: Mutex<Contents>,
+    auth: Auth,
+    origin: String,
+}
+
+/// A registry that lives until it is dropped.
+pub struct Registry {
+    address: SocketAddr,
+    state: Arc<State>,
+    certificate: Option<String>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// A registry for everybody, on a free port of the loopback interface.
+    pub fn start() -> Self {
+        Self::start_with(Auth::None, false)
+    }
+
+    /// A registry with authentication, and with TLS under a certificate of its own authority.
+    pub fn start_with(auth: Auth, tls: bool) -> Self {
+        let (acceptor, certificate) = if tls { self::tls() } else { return Self::launch(auth, None, None) };
+        Self::launch(auth, Some(acceptor), Some(certificate))
+    }
+
+    fn launch(auth: Auth, acceptor: Option<TlsAcceptor>, certificate: Option<String>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
+        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let scheme = if acceptor.is_some() { "https" } else { "http" };
+        let state = Arc::new(State { contents: Mutex::default(), auth, origin: format!("{scheme}://{address}") });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shared = Arc::clone(&state);
+        let thread = std::thread::Builder::new()
+            .name("test-registry".to_owned())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async move {
+                    let listener = TcpListener::from_std(listener).expect("inside a runtime");
+                    tokio::select! {
+                        () = accept(listener, shared, acceptor) => {}
+                        _ = stopped => {}
+                    }
+                });
+            })
+            .expect("a thread");
+        Self { address, state, certificate, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The authority that signed the certificate, as PEM.
+    pub fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
+    }
+
+    /// Adds an image under a tag; returns its digest.
+    pub fn add(&self, repository: &str, tag: &str, image: &Image) -> Digest {
+        let manifest = self.add_blobs(repository, image);
+        self.put(repository, tag, &manifest)
+    }
+
+    /// Adds images for several platforms under a tag; returns the digest of their index.
+    pub fn add_index(&self, repository: &str, tag: &str, images: &[(&Platform, &Image)]) -> Digest {
+        let manifests: Vec<Vec<u8>> = images.iter().map(|(_, image)| self.add_blobs(repository, image)).collect();
+        let entries: Vec<(&Platform, &[u8])> =
+            images.iter().zip(&manifests).map(|((platform, _), manifest)| (*platform, manifest.as_slice())).collect();
+        self.put(repository, tag, &index(&entries))
+    }
+
+    fn add_blobs(&self, repository: &str, image: &Image) -> Vec<u8> {
+        let (manifest, blobs) = image.build();
+        self.contents().blobs.extend(blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into())));
+        self.put(repository, &Digest::of(&manifest).to_string(), &manifest);
+        manifest
+    }
+
+    /// Adds any bytes as a manifest under a tag (or digest), and under their own digest.
+    pub fn put(&self, repository: &str, tag: &str, manifest: &[u8]) -> Digest {
+        let digest = Digest::of(manifest);
+        let bytes: Arc<[u8]> = manifest.into();
+        let mut contents = self.contents();
+        contents.manifests.insert((repository.to_owned(), tag.to_owned()), Arc::clone(&bytes));
+        contents.manifests.insert((repository.to_owned(), digest.to_string()), bytes);
+        digest
+    }
+
+    /// Adds any bytes as a blob.
+    pub fn put_blob(&self, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        self.contents().blobs.insert(digest, bytes.into());
+        digest
+    }
+
+    /// Serves the images of an OCI layout under the names its index gives them (`repository:tag`).
+    pub fn add_layout(&self, dir: &Path) -> io::Result<()> {
+        let read = |digest: &str| fs::read(dir.join("blobs").join(digest.replace(':', "/")));
+        let index: Value = serde_json::from_slice(&fs::read(dir.join("index.json"))?)?;
+        for entry in index["manifests"].as_array().into_iter().flatten() {
+            let Some(name) = entry["annotations"]["org.opencontainers.image.ref.name"].as_str() else { continue };
+            let name = name.strip_prefix("docker.io/").unwrap_or(name);
+            let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+            let mut documents = vec![(tag.to_owned(), entry["digest"].as_str().unwrap_or_default().to_owned())];
+            while let Some((tag, digest)) = documents.pop() {
+                let bytes = read(&digest)?;
+                let document: Value = serde_json::from_slice(&bytes)?;
+                for child in document["manifests"].as_array().into_iter().flatten() {
+                    let digest = child["digest"].as_str().unwrap_or_default();
+                    documents.push((digest.to_owned(), digest.to_owned()));
+                }
+                for blob in document["layers"].as_array().into_iter().flatten().chain([&document["config"]]) {
+                    if let Some(digest) = blob["digest"].as_str() {
+                        self.put_blob(&read(digest)?);
+                    }
+                }
+                self.put(repository, &tag, &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the next `times` answers to paths containing `pattern` go wrong.
+    pub fn fault(&self, pattern: impl fmt::Display, fault: Fault, times: usize) {
+        self.contents().faults.push((pattern.to_string(), fault, times));
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&self) {
+        self.contents().faults.clear();
+    }
+
+    /// Requests so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.contents().seen.clone()
+    }
+
+    /// `METHOD path` of the requests so far, then forgets them.
+    pub fn take_seen(&self) -> Vec<String> {
+        std::mem::take(&mut self.contents().seen).into_iter().map(|s| format!("{} {}", s.method, s.path)).collect()
+    }
+
+    /// Makes all tokens given out so far worthless.
+    pub fn revoke_tokens(&self) {
+        self.contents().tokens.clear();
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.state.contents.lock().expect("no test panics while holding it")
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>, acceptor: Option<TlsAcceptor>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (state, acceptor) = (Arc::clone(&state), acceptor.clone());
+        tokio::spawn(async move {
+            // A client that breaks off is what some tests are about.
+            let _ = match acceptor {
+                None => serve(stream, |request| state.answer(request)).await,
+                Some(acceptor) => match acceptor.accept(stream).await {
+                    Ok(stream) => serve(stream, |request| state.answer(request)).await,
+                    Err(error) => Err(error),
+                },
+            };
+        });
+    }
+}
+
+/// An acceptor for localhost and the authority to trust for it.
+fn tls() -> (TlsAcceptor, String) {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("a certificate");
+    let certificate = key.cert.pem();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has all versions")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![key.cert.der().clone()],
+            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a fresh key"),
+        )
+        .expect("a fresh certificate");
+    (TlsAcceptor::from(Arc::new(config)), certificate)
+}
+
+impl State {
+    fn answer(&self, request: &Request) -> Response {
+        let fault = {
+            let mut contents = self.contents.lock().expect("no test panics while holding it");
+            contents.seen.push(Seen {
+                method: request.method.clone(),
+                path: request.path.clone(),
+                authorization: request.headers.get("authorization").cloned(),
+                range: request.headers.get("range").cloned(),
+            });
+            let active = |(pattern, _, times): &&mut (String, Fault, usize)| *times > 0 && request.path.contains(pattern.as_str());
+            contents.faults.iter_mut().find(active).map(|(_, fault, times)| {
+                *times = times.saturating_sub(1);
+                fault.clone()
+            })
+        };
+        let ranged = !matches!(fault, Some(Fault::NoRange));
+        let response = self.respond(request, ranged);
+        match fault {
+            Some(fault) => spoil(response, fault),
+            None => response,
+        }
+    }
+
+    fn respond(&self, request: &Request, ranged: bool) -> Response {
+        let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+        if path == "/token" {
+            return self.token(request, query);
+        }
+        let Some(rest) = path.strip_prefix("/v2/") else { return error(404, "NOT_FOUND", "not a registry path") };
+        let found = ["manifests", "blobs"].into_iter().find_map(|kind| {
+            rest.split_once(&format!("/{kind}/")).map(|(repository, what)| (kind, repository, what))
+        });
+        let Some((kind, repository, what)) = found else { return error(404, "NOT_FOUND", "not a registry path") };
+        if let Some(refusal) = self.refuse(request, repository) {
+            return refusal;
+        }
+        let contents = self.contents.lock().expect("no test panics while holding it");
+        if kind == "manifests" {
+            match contents.manifests.get(&(repository.to_owned(), what.to_owned())) {
+                Some(bytes) => document(bytes),
+                None => error(404, "MANIFEST_UNKNOWN", "manifest unknown"),
+            }
+        } else {
+            match what.parse().ok().and_then(|digest: Digest| contents.blobs.get(&digest)) {
+                Some(bytes) => blob(bytes, request.headers.get("range").filter(|_| ranged)),
+                None => error(404, "BLOB_UNKNOWN", "blob unknown to registry"),
+            }
+        }
+    }
+
+    fn refuse(&self, request: &Request, repository: &str) -> Option<Response> {
+        let authorization = request.headers.get("authorization").map(String::as_str);
+        let challenge = match &self.auth {
+            Auth::None => return None,
+            Auth::Basic(user, password) => {
+                if authorization == Some(&basic(user, password)) {
+                    return None;
+                }
+                "Basic realm=\"test\"".to_owned()
+            }
+            Auth::Token(..) => {
+                let token = authorization.and_then(|a| a.strip_prefix("Bearer ")).unwrap_or_default();
+                let scope = format!("repository:{repository}:pull");
+                if self.contents.lock().expect("no test panics while holding it").tokens.get(token) == Some(&scope) {
+                    return None;
+                }
+                format!("Bearer realm=\"{}/token\",service=\"test\",scope=\"{scope}\"", self.origin)
+            }
+            Auth::TokenFrom(realm) => format!("Bearer realm=\"{realm}\",service=\"test\""),
+        };
+        let mut response = error(401, "UNAUTHORIZED", "authentication required");
+        response.headers.push(("WWW-Authenticate".to_owned(), challenge));
+        Some(response)
+    }
+
+    fn token(&self, request: &Request, query: &str) -> Response {
+        let Auth::Token(user, password) = self.auth else { return error(404, "NOT_FOUND", "no tokens here") };
+        let form = String::from_utf8_lossy(&request.body).into_owned();
+        let fields: BTreeMap<String, String> = reqwest::Url::parse(&format!("http://x/?{query}&{form}"))
+            .map(|url| url.query_pairs().into_owned().collect())
+            .unwrap_or_default();
+        let scope = fields.get("scope").cloned().unwrap_or_default();
+        let known = request.headers.get("authorization").map(|a| *a == basic(user, password));
+        let refreshed = fields.get("refresh_token").map(|token| token == password);
+        match (known, refreshed) {
+            (Some(false), _) | (_, Some(false)) => return error(401, "UNAUTHORIZED", "incorrect username or password"),
+            (None, None) if !scope.starts_with("repository:library/") => return error(401, "UNAUTHORIZED", "who are you"),
+            _ => {}
+        }
+        let mut contents = self.contents.lock().expect("no test panics while holding it");
+        let token = format!("token-{}", contents.tokens.len() + contents.seen.len());
+        contents.tokens.insert(token.clone(), scope);
+        Response { status: 200, body: json!({"token": token, "expires_in": 300}).to_string().into_bytes().into(), ..Response::default() }
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
+}
+
+fn document(bytes: &Arc<[u8]>) -> Response {
+    let media_type = serde_json::from_slice::<Value>(bytes)
+        .ok()
+        .and_then(|document| document["mediaType"].as_str().map(str::to_owned))
+        .unwrap_or_else(|| media_type::OCI_MANIFEST.to_owned());
+    Response {
+        status: 200,
+        headers: vec![
+            ("Docker-Content-Digest".to_owned(), Digest::of(bytes).to_string()),
+            ("Content-Type".to_owned(), media_type),
+        ],
+        body: Arc::clone(bytes),
+        ..Response::default()
+    }
+}
+
+fn blob(bytes: &Arc<[u8]>, range: Option<&String>) -> Response {
+    let from = range.and_then(|r| r.strip_prefix("bytes=")).and_then(|r| r.strip_suffix('-')).and_then(|r| r.parse::<usize>().ok());
+    match from {
+        None => Response { status: 200, body: Arc::clone(bytes), ..Response::default() },
+        Some(from) if from < bytes.len() => Response {
+            status: 206,
+            headers: vec![("Content-Range".to_owned(), format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()))],
+            body: bytes[from..].into(),
+            ..Response::default()
+        },
+        Some(_) => error(416, "RANGE_INVALID", "range out of bounds"),
+    }
+}
+
+fn error(status: u16, code: &str, message: &str) -> Response {
+    let body = json!({"errors": [{"code": code, "message": message}]}).to_string();
+    Response { status, body: body.into_bytes().into(), ..Response::default() }
+}
+
+fn spoil(mut response: Response, fault: Fault) -> Response {
+    match fault {
+        Fault::Status(status, headers) => {
+            response = error(status, "TEST", "made to fail");
+            response.headers.extend(headers.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        }
+        Fault::CutOff(bytes) => response.then = Some((bytes, Then::Close)),
+        Fault::Stall(bytes) => response.then = Some((bytes, Then::Stall)),
+        Fault::WrongByte => {
+            let mut bytes = response.body.to_vec();
+            if let Some(first) = bytes.first_mut() {
+                *first ^= 1;
+            }
+            response.body = bytes.into();
+        }
+        Fault::Shorter(by) => response.body = response.body[..response.body.len().saturating_sub(by)].into(),
+        Fault::Longer(by) => {
+            let mut bytes = response.body.to_vec();
+            bytes.resize(bytes.len() + by, b'x');
+            response.body = bytes.into();
+        }
+        Fault::NoRange => {}
+        Fault::WrongRange => response.headers.retain(|(name, _)| name != "Content-Range"),
+        Fault::WrongDigestHeader(digest) => {
+            response.headers.retain(|(name, _)| name != "Docker-Content-Digest");
+            response.headers.push(("Docker-Content-Digest".to_owned(), digest));
+        }
+        Fault::NoDigestHeader => response.headers.retain(|(name, _)| name != "Docker-Content-Digest"),
+        Fault::ContentType(media_type) => {
+            response.headers.retain(|(name, _)| name != "Content-Type");
+            response.headers.push(("Content-Type".to_owned(), media_type.to_owned()));
+        }
+        Fault::Body(body) => response.body = body.into(),
+    }
+    response
+}
