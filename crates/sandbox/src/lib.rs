@@ -1,1 +1,27 @@
-//! Being written.
+//! Run a process in a box: container, network, DNS.
+//!
+//! [`Runtime::start`] turns a [`spec::Spec`] into a running [`Child`]. [`Native`] is the runtime of the engine.
+//! An executable that uses it calls [`init::maybe_run`] first thing in `main`.
+
+mod caps;
+mod child;
+mod error;
+pub mod init;
+mod native;
+mod plan;
+mod rooted;
+pub mod spec;
+mod user;
+
+pub use child::{Child, Exit};
+pub use error::StartError;
+pub use native::Native;
+
+/// Something that starts containers.
+pub trait Runtime: Send + Sync {
+    /// Starts one container and returns once its program runs, usually after a few milliseconds. Blocks the thread.
+    ///
+    /// # Errors
+    /// What could not be done, naming the step and the path.
+    fn start(&self, spec: spec::Spec) -> Result<Child, StartError>;
+}

@@ -36,6 +36,36 @@ pub struct Spec {
     pub init: bool,
     /// Bind the host's CA bundle into the container's bundle, see the runtime's documentation. Best effort.
     pub ca_bundle: Option<PathBuf>,
+    /// Resource limits to set; what exceeds the engine's own hard limit is lowered to it. Empty inherits the engine's.
+    pub rlimits: Vec<Rlimit>,
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rlimit {
+    /// The kernel's number, e.g. `libc::RLIMIT_NOFILE`.
+    pub resource: u32,
+    /// The soft limit; `u64::MAX` is none.
+    pub soft: u64,
+    /// The hard limit; `u64::MAX` is none.
+    pub hard: u64,
+}
+
+/// Another process to run in a container that is running.
+#[derive(Debug)]
+pub struct ExecSpec {
+    /// Program and arguments; never empty.
+    pub argv: Vec<Vec<u8>>,
+    /// Environment, `NAME=value`, in order.
+    pub env: Vec<Vec<u8>>,
+    /// Absolute working directory inside the container; it must exist.
+    pub cwd: Vec<u8>,
+    /// Who runs the program.
+    pub user: UserSpec,
+    /// Standard streams.
+    pub stdio: Stdio,
+    /// As [`Spec::privileged`]: no more than the container itself has.
+    pub privileged: bool,
 }
 
 /// A root filesystem.

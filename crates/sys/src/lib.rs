@@ -1,3 +1,6 @@
 //! Linux as safe functions. The only crate, beside the sandbox's child, that may contain `unsafe`.
 
+pub mod clone;
 pub mod mount;
+pub mod process;
+pub mod raw;

@@ -1,0 +1,361 @@
+//! The runtime that this crate brings along: containers from bare Linux, a few milliseconds each.
+//!
+//! A start has three parts. `prepare` turns what is named by host paths into descriptors, on the caller's thread. `stage`
+//! puts the mount tree together on a spawner thread, in the mount namespace that the container will have. `enter` is the
+//! child: prepared steps made of bare system calls, up to the program's execution. `stubs` and `cgroup` tidy up afterwards.
+
+use std::{
+    ffi::CString,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::{
+    fs::{MemfdFlags, Mode, OFlags, SealFlags},
+    pipe::PipeFlags,
+    process::PidfdFlags,
+};
+
+use crate::{
+    Child, Runtime, StartError,
+    caps::Sets,
+    child::{Aftermath, Tidied},
+    error::{Step as _, shown},
+    init, plan,
+    spec::{Net, Spec, Stdio},
+};
+
+mod dev;
+pub(crate) mod enter;
+mod prepare;
+mod spawner;
+mod stage;
+mod stubs;
+
+use enter::{Op, Pointers};
+use stage::{Place, Stage};
+
+/// Containers made by this very process.
+#[derive(Debug)]
+pub struct Native {
+    pool: spawner::Pool,
+    shared: Arc<Shared>,
+}
+
+/// What every start needs.
+#[derive(Debug)]
+struct Shared {
+    /// The engine itself, for containers to die with.
+    engine: OwnedFd,
+    /// The host's `/dev/null`.
+    null: OwnedFd,
+    /// The init program; made when first needed.
+    init: Mutex<Option<Arc<OwnedFd>>>,
+    capabilities: u64,
+    last_capability: u32,
+}
+
+impl Native {
+    /// Prepares to start containers: a few threads and the descriptors they share.
+    ///
+    /// Makes this process impossible to trace and to dump: for the moment of a start its memory is shared with a process
+    /// inside a container.
+    ///
+    /// # Errors
+    /// When the process lacks the rights to make namespaces.
+    pub fn new() -> Result<Native, StartError> {
+        sys::process::forbid_dumping().step(|| "forbid dumping this process".into())?;
+        let engine = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).step(|| "open this process".into())?;
+        let shared = Shared {
+            engine: high(engine)?,
+            null: host_null()?,
+            init: Mutex::new(None),
+            capabilities: sys::process::bounding_set(),
+            last_capability: sys::process::last_capability(),
+        };
+        let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+        Ok(Native { pool: spawner::Pool::new(threads)?, shared: Arc::new(shared) })
+    }
+}
+
+impl Runtime for Native {
+    fn start(&self, spec: Spec) -> Result<Child, StartError> {
+        if let Some(arg) = spec.argv.iter().chain(&spec.env).chain([&spec.cwd]).find(|s| s.contains(&0)) {
+            return Err(StartError::Spec(format!("`{}` contains a NUL byte", shown(arg))));
+        }
+        let start = Start::prepare(Arc::clone(&self.shared), spec)?;
+        self.pool.run(move |spawner| start.run(spawner))
+    }
+}
+
+/// A start between its first and its second part.
+struct Start {
+    shared: Arc<Shared>,
+    root: prepare::Detached,
+    mounts: Vec<prepare::Prepared>,
+    init: Option<Arc<OwnedFd>>,
+    spec: Rest,
+}
+
+/// What remains of a specification without its root and mounts.
+struct Rest {
+    argv: Vec<Vec<u8>>,
+    env: Vec<Vec<u8>>,
+    cwd: Vec<u8>,
+    user: crate::spec::UserSpec,
+    hostname: String,
+    stdio: Stdio,
+    net: Net,
+    hosts: Option<Vec<u8>>,
+    resolv_conf: Option<Vec<u8>>,
+    privileged: bool,
+    rlimits: Vec<crate::spec::Rlimit>,
+}
+
+impl Start {
+    fn prepare(shared: Arc<Shared>, spec: Spec) -> Result<Start, StartError> {
+        let Spec { root, mounts, argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, init, ca_bundle: _, rlimits } = spec;
+        let init = if init { Some(shared.init()?) } else { None };
+        let root = prepare::root(root)?;
+        let mounts = mounts.into_iter().map(prepare::mount).collect::<Result<_, _>>()?;
+        let spec = Rest { argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, rlimits };
+        Ok(Start { shared, root, mounts, init, spec })
+    }
+
+    fn run(self, spawner: &mut spawner::Spawner) -> Result<Child, StartError> {
+        let Start { shared, root, mounts, init, mut spec } = self;
+        let mut stage = Stage::new(spawner.fresh()?, root, !spec.privileged)?;
+        let dev = stage.system_mounts(spec.privileged)?;
+        for mount in mounts {
+            stage.mount(mount)?;
+        }
+        for (target, contents) in [("/etc/hosts", spec.hosts.take()), ("/etc/resolv.conf", spec.resolv_conf.take())] {
+            if let Some(contents) = contents {
+                stage.mount_text(target, contents)?;
+            }
+        }
+        let identity = stage.identity(&spec.user)?;
+        stage.working_directory(&spec.cwd, &identity)?;
+        let paths = stage.program(&spec.argv, &spec.env, &spec.cwd)?;
+        stage.finish()?;
+        stage.stubs.seal().step(|| "look at the mount targets".into())?;
+        let terminal = if spec.stdio.terminal { Some(dev.terminal(identity.uid)?) } else { None };
+        let streams = Streams::new(spec.stdio, &shared.null, terminal.as_ref())?;
+        let status = if init.is_some() { Some(StatusPipe::new()?) } else { None };
+
+        let mut ops = Vec::with_capacity(48);
+        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+        match &spec.net {
+            Net::Host => {}
+            Net::None => {
+                flags |= libc::CLONE_NEWNET;
+                ops.push(Op::Loopback);
+            }
+            Net::Namespace(fd) => ops.push(Op::Join { fd: fd.as_raw_fd(), kinds: libc::CLONE_NEWNET }),
+        }
+        ops.push(Op::Hostname(spec.hostname.into_bytes()));
+        system_ops(&mut ops, &stage, &dev, spec.privileged);
+        ops.push(Op::Pivot { root: Stage::number(&stage.root) });
+        ops.push(Op::Stdio(streams.numbers()));
+        ops.push(Op::Session { terminal: terminal.is_some() && init.is_none() });
+        ops.push(Op::Umask(0o022));
+        ops.extend(spec.rlimits.into_iter().map(Op::Limit));
+        ops.push(Op::Directory(string(spec.cwd)?));
+        ops.push(Op::Credentials {
+            uid: identity.uid,
+            gid: identity.gid,
+            groups: identity.groups,
+            caps: Sets::of(spec.privileged, shared.capabilities),
+            last_cap: shared.last_capability,
+        });
+        ops.push(Op::DieWithEngine { engine: shared.engine.as_raw_fd() });
+        ops.push(Op::Descriptors { status: status.as_ref().map(|s| s.theirs.as_raw_fd()) });
+        ops.push(Op::Signals);
+        let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
+        let (program, paths, argv) = match &init {
+            Some(fd) => (Some(fd.as_raw_fd()), Vec::new(), [vec![init::NAME.to_bytes().to_vec()], spec.argv].concat()),
+            None => (None, strings(paths)?, spec.argv),
+        };
+        ops.push(Op::Exec { program, paths, argv: Pointers::new(strings(argv)?), envp: Pointers::new(strings(spec.env)?) });
+
+        let child = enter::Child::new(ops);
+        // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
+        #[expect(unsafe_code, reason = "the one place where the child is started")]
+        let cloned = unsafe { sys::clone::vfork(flags as u64, None, &mut spawner.stack, enter::enter, (&raw const child).cast_mut().cast()) };
+        let cloned = cloned.step(|| "start a process in new namespaces".into())?;
+        drop(streams);
+        if let Some((op, errno)) = child.failure() {
+            let _ = sys::process::wait(&cloned.pidfd);
+            let failed = failure(op, errno, &name);
+            stage.stubs.remove();
+            return Err(failed);
+        }
+        let aftermath = After { stubs: stage.stubs };
+        let mut running = Child {
+            pid: cloned.pid,
+            pidfd: Arc::new(cloned.pidfd),
+            terminal: terminal.map(|t| t.master),
+            aftermath: Some(Box::new(aftermath)),
+            ended: None,
+            joiner: None,
+        };
+        if let Some(errno) = status.map(StatusPipe::wait).transpose()?.flatten() {
+            let _ = running.wait_blocking();
+            return Err(program_failure(&name, errno));
+        }
+        Ok(running)
+    }
+}
+
+/// The steps that only the child can do in its new pid, network and ipc namespaces.
+fn system_ops(ops: &mut Vec<Op>, stage: &Stage, dev: &dev::Dev, privileged: bool) {
+    const PROC: usize = 0;
+    const SYS: usize = 1;
+    const OTHER: usize = 2;
+    let safe = (libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC) as u32;
+    let readonly = if privileged { 0 } else { libc::MOUNT_ATTR_RDONLY as u32 };
+    let filesystems = [
+        (Place::Proc, c"proc", safe, PROC),
+        (Place::Sys, c"sysfs", safe | readonly, SYS),
+        (Place::Mqueue, c"mqueue", safe, OTHER),
+    ];
+    for (place, fstype, attrs, slot) in filesystems {
+        if let Some(target) = stage.place(place) {
+            ops.push(Op::Mount { fstype, options: Vec::new(), attrs, target: target.as_raw_fd(), slot });
+        }
+    }
+    if privileged {
+        return;
+    }
+    let (dir, file) = (stage.empty().as_raw_fd(), dev.null.as_raw_fd());
+    let path = |p: &&str| CString::new(*p).ok();
+    ops.extend(plan::MASKED_PROC.iter().filter_map(path).map(|path| Op::Mask { slot: PROC, path, dir, file }));
+    ops.extend(plan::MASKED_SYS.iter().filter_map(path).map(|path| Op::Mask { slot: SYS, path, dir, file }));
+    ops.extend(plan::READONLY_PROC.iter().filter_map(path).map(|path| Op::Readonly { slot: PROC, path }));
+}
+
+/// What the runtime tidies up after a container.
+struct After {
+    stubs: stubs::Stubs,
+}
+
+impl Aftermath for After {
+    fn tidy(self: Box<Self>) -> Tidied {
+        self.stubs.remove();
+        Tidied::default()
+    }
+}
+
+fn failure(op: &Op, errno: i32, program: &str) -> StartError {
+    match op {
+        Op::Exec { program: None, .. } => program_failure(program, errno),
+        other => StartError::Step { step: other.describe(), source: std::io::Error::from_raw_os_error(errno) },
+    }
+}
+
+fn program_failure(program: &str, errno: i32) -> StartError {
+    match errno {
+        libc::ENOENT => StartError::UnknownProgram { name: program.into(), looked_in: "no such file, or its interpreter is missing".into() },
+        errno => StartError::Step { step: format!("execute `{program}`"), source: std::io::Error::from_raw_os_error(errno) },
+    }
+}
+
+impl Shared {
+    /// This very executable, in memory that nobody can change: what runs as a container's first process could otherwise be
+    /// reached, and rewritten, through its `/proc/1/exe`.
+    fn init(&self) -> Result<Arc<OwnedFd>, StartError> {
+        let mut init = self.init.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fd) = &*init {
+            return Ok(Arc::clone(fd));
+        }
+        if !init::available() {
+            return Err(StartError::Spec("this executable does not call `sandbox::init::maybe_run` and cannot be an init".into()));
+        }
+        let fd = Arc::new(high(sealed_copy().step(|| "copy this executable into memory".into())?)?);
+        *init = Some(Arc::clone(&fd));
+        Ok(fd)
+    }
+}
+
+fn sealed_copy() -> std::io::Result<OwnedFd> {
+    let source = std::fs::File::open("/proc/self/exe")?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = match rustix::fs::memfd_create(".init", flags | MemfdFlags::EXEC) {
+        // Kernels before 6.3 do not know the flag, and all their memory files are executable.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(".init", flags)?,
+        other => other?,
+    };
+    let mut memory = std::fs::File::from(memory);
+    std::io::copy(&mut &source, &mut memory)?;
+    rustix::fs::fcntl_add_seals(&memory, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(memory.into())
+}
+
+/// The host's null device, for streams that nobody wants.
+fn host_null() -> Result<OwnedFd, StartError> {
+    let fd = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step(|| "open `/dev/null`".into())?;
+    let stat = rustix::fs::fstat(&fd).step(|| "look at `/dev/null`".into())?;
+    if stat.st_rdev != rustix::fs::makedev(1, 3) {
+        return Err(StartError::Spec("the host's `/dev/null` is not the null device".into()));
+    }
+    high(fd)
+}
+
+/// The same descriptor with a number that the child's own placements (0 to 3) cannot hit.
+fn high(fd: OwnedFd) -> Result<OwnedFd, StartError> {
+    if fd.as_raw_fd() >= 10 {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, 10).step(|| "move a descriptor".into())
+}
+
+/// The descriptors that become 0, 1 and 2.
+struct Streams {
+    fds: [OwnedFd; 3],
+}
+
+impl Streams {
+    fn new(stdio: Stdio, null: &OwnedFd, terminal: Option<&dev::Terminal>) -> Result<Streams, StartError> {
+        let pick = |given: Option<OwnedFd>| match (terminal, given) {
+            (Some(terminal), _) => rustix::io::fcntl_dupfd_cloexec(&terminal.slave, 10).step(|| "copy the terminal's descriptor".into()),
+            (None, Some(fd)) => high(fd),
+            (None, None) => rustix::io::fcntl_dupfd_cloexec(null.as_fd(), 10).step(|| "copy the descriptor of `/dev/null`".into()),
+        };
+        Ok(Streams { fds: [pick(stdio.stdin)?, pick(stdio.stdout)?, pick(stdio.stderr)?] })
+    }
+
+    fn numbers(&self) -> [i32; 3] {
+        self.fds.each_ref().map(AsRawFd::as_raw_fd)
+    }
+}
+
+/// The pipe on which the init reports that it could not execute the program.
+struct StatusPipe {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl StatusPipe {
+    fn new() -> Result<StatusPipe, StartError> {
+        let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "make a pipe".into())?;
+        Ok(StatusPipe { ours, theirs: high(theirs)? })
+    }
+
+    /// The errno of the failed execution; `None` when the program runs.
+    fn wait(self) -> Result<Option<i32>, StartError> {
+        drop(self.theirs);
+        let mut bytes = [0; 4];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.ours, &mut bytes)).step(|| "hear from the container's init".into())? {
+            4 => Ok(Some(i32::from_ne_bytes(bytes))),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn string(bytes: Vec<u8>) -> Result<CString, StartError> {
+    CString::new(bytes).map_err(|e| StartError::Spec(format!("`{}` contains a NUL byte", shown(&e.into_vec()))))
+}
+
+fn strings(all: Vec<Vec<u8>>) -> Result<Vec<CString>, StartError> {
+    all.into_iter().map(string).collect()
+}

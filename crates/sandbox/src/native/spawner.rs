@@ -1,0 +1,170 @@
+//! Threads that start containers. Each lives in a tiny mount namespace of its own, from which every container's is copied:
+//! so a start does not slow down with the number of the host's mounts, and nothing it mounts shows up on the host.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use sys::clone::Stack;
+
+use super::dev;
+use crate::{StartError, error::Step as _};
+
+/// Where the parts of a container are put together, below the tiny namespace's root.
+const ROOT: &str = "root";
+const SCRATCH: &str = "scratch";
+const FILES: &str = "files";
+const EMPTY: &str = "empty";
+const NODES: &str = "nodes";
+
+/// Starts waiting for a thread beyond this are refused only by memory: each is one waiting caller.
+type Job = Box<dyn FnOnce(&mut Spawner) + Send>;
+
+/// A handful of spawner threads.
+#[derive(Debug)]
+pub(super) struct Pool {
+    jobs: Mutex<mpsc::Sender<Job>>,
+}
+
+impl Pool {
+    /// Starts `threads` threads.
+    pub(super) fn new(threads: usize) -> Result<Pool, StartError> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for i in 0..threads.max(1) {
+            let queue = Arc::clone(&queue);
+            let (ready, started) = mpsc::channel();
+            thread::Builder::new()
+                .name(format!("bodkin-start-{i}"))
+                .spawn(move || match Spawner::new() {
+                    Ok(spawner) => {
+                        let _ = ready.send(Ok(()));
+                        serve(spawner, &queue);
+                    }
+                    Err(e) => {
+                        let _ = ready.send(Err(e));
+                    }
+                })
+                .step(|| "start a thread".into())?;
+            started.recv().unwrap_or_else(|_| Err(gone()))?;
+        }
+        Ok(Pool { jobs: Mutex::new(jobs) })
+    }
+
+    /// Runs `job` on one of the threads and waits for its answer.
+    pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Spawner) -> Result<T, StartError> + Send + 'static) -> Result<T, StartError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let job: Job = Box::new(move |spawner| {
+            let _ = answer.send(job(spawner));
+        });
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).map_err(|_| gone())?;
+        answered.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+fn gone() -> StartError {
+    StartError::Step { step: "start a container: its thread is gone".into(), source: io::ErrorKind::BrokenPipe.into() }
+}
+
+fn serve(mut spawner: Spawner, queue: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // The lock is held while waiting: the others wait for the lock instead of for the queue.
+        let Ok(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
+        // A panic answers its caller by dropping the channel; the thread's namespaces are its own again right after.
+        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut spawner)));
+        if let Err(e) = spawner.come_home() {
+            tracing::error!(error = %e, "a thread that starts containers cannot leave a container's namespaces and ends");
+            return;
+        }
+    }
+}
+
+/// The state of one spawner thread. Used only on that thread.
+#[derive(Debug)]
+pub(super) struct Spawner {
+    home: OwnedFd,
+    pids: OwnedFd,
+    pub(super) stack: Stack,
+}
+
+/// Places of the namespace under construction.
+#[derive(Debug)]
+pub(super) struct Workshop {
+    /// The container's root is attached here.
+    pub(super) root: OwnedFd,
+    /// Overlays of which only a part is wanted are attached here for a moment.
+    pub(super) scratch: OwnedFd,
+    /// Small files are written here.
+    pub(super) files: OwnedFd,
+    /// An empty, read-only directory to cover others with.
+    pub(super) empty: OwnedFd,
+    /// Device nodes to bind.
+    pub(super) nodes: OwnedFd,
+}
+
+impl Spawner {
+    fn new() -> Result<Spawner, StartError> {
+        let proc = open("/proc/thread-self/ns", OFlags::PATH).step(|| "open `/proc/thread-self/ns`".into())?;
+        sys::process::unshare_mounts().step(|| "get an own mount namespace".into())?;
+        build_home().step(|| "build the namespace that containers start from".into())?;
+        let ns = |name: &str| {
+            rustix::fs::openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(|| format!("open the {name} namespace"))
+        };
+        let spawner = Spawner { home: ns("mnt")?, pids: ns("pid")?, stack: Stack::new().step(|| "map a stack".into())? };
+        rustix::process::umask(Mode::empty());
+        Ok(spawner)
+    }
+
+    /// Enters a fresh copy of the tiny namespace, which becomes the next container's.
+    pub(super) fn fresh(&self) -> Result<Workshop, StartError> {
+        sys::process::unshare_mounts().step(|| "get an own mount namespace".into())?;
+        let dir = |name: &str| open(name, OFlags::PATH | OFlags::DIRECTORY).step(|| format!("open `{name}`"));
+        Ok(Workshop { root: dir(ROOT)?, scratch: dir(SCRATCH)?, files: dir(FILES)?, empty: dir(EMPTY)?, nodes: dir(NODES)? })
+    }
+
+    /// Makes the next child a member of the pid namespace of this process.
+    pub(super) fn join_pids(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+        rustix::thread::move_into_thread_name_spaces(pidfd, rustix::thread::ThreadNameSpaceType::PROCESS_ID).map_err(Into::into)
+    }
+
+    /// Leaves whatever namespaces a start has entered.
+    fn come_home(&mut self) -> io::Result<()> {
+        move_into_link_name_space(self.home.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        move_into_link_name_space(self.pids.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+        Ok(())
+    }
+}
+
+/// Replaces this thread's root by a small tmpfs that holds nothing but places to mount on.
+fn build_home() -> io::Result<()> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private)?;
+    let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let tmpfs = |options: &[(&str, &str)], attrs| sys::mount::filesystem("tmpfs", options, attrs).map_err(|e| io::Error::other(e.to_string()));
+    let home = tmpfs(&[("mode", "700"), ("size", "64k")], attrs)?;
+    for name in [ROOT, SCRATCH, FILES, EMPTY, NODES] {
+        rustix::fs::mkdirat(&home, name, Mode::from_raw_mode(0o755))?;
+    }
+    // Any directory does: nothing of the old namespace stays.
+    sys::mount::attach(&home, open("/proc", OFlags::PATH | OFlags::DIRECTORY)?)?;
+    rustix::process::fchdir(&home)?;
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    dev::make_nodes(open(NODES, OFlags::PATH | OFlags::DIRECTORY)?.as_fd())?;
+    let empty = tmpfs(&[("mode", "755"), ("size", "4k"), ("nr_inodes", "2")], attrs | MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    sys::mount::attach(&empty, open(EMPTY, OFlags::PATH | OFlags::DIRECTORY)?)
+}
+
+fn open(path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(Into::into)
+}

@@ -1,0 +1,186 @@
+//! Mount targets that the image lacks: made before the start, removed after the end, leaving no trace in the layer.
+//!
+//! Removal goes only through descriptors opened when the stub was made, and only removes what is still the same inode.
+//! For an overlay they are opened in its upper layer, so that directories which were copied up just to hold a stub go too.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+
+use crate::rooted::{self, Walk};
+
+/// A mount in which stubs may be made.
+#[derive(Debug)]
+pub(super) struct Layer {
+    /// Its id, by which a walk recognises it.
+    pub(super) mount: u64,
+    /// The upper layer's directory, when the mount is a writable overlay.
+    pub(super) upper: Option<OwnedFd>,
+    /// Where in the overlay the mount's root lies.
+    pub(super) prefix: Vec<Vec<u8>>,
+}
+
+/// Something to remove again.
+#[derive(Debug)]
+struct Made {
+    parent: OwnedFd,
+    name: Vec<u8>,
+    found: Stat,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The mount target.
+    Stub,
+    /// A directory made above it.
+    Parent,
+    /// A directory that existed in a lower layer and was copied up to hold the stub.
+    CopiedUp,
+}
+
+/// Everything that was made for one container, in the order it was made.
+#[derive(Debug, Default)]
+pub(super) struct Stubs {
+    made: Vec<Made>,
+}
+
+impl Stubs {
+    /// Opens the target of a mount, making it and its parents (0755) if they do not exist.
+    pub(super) fn target(&mut self, layers: &[Layer], walk: Walk, directory: bool) -> io::Result<OwnedFd> {
+        let Walk { dirs, file, missing } = walk;
+        if let Some((_, fd)) = file {
+            return Ok(fd);
+        }
+        let Some(here) = dirs.last() else { return Err(rustix::io::Errno::NOENT.into()) };
+        if missing.is_empty() {
+            return here.fd.try_clone();
+        }
+        // The names from the root of the mount that the stub will be on.
+        let on_mount = dirs.iter().rposition(|s| s.mount != here.mount).map_or(0, |i| i + 1);
+        let inside: Vec<Vec<u8>> = dirs.iter().skip(on_mount + 1).map(|s| s.name.clone()).collect();
+        let layer = layers.iter().find(|l| l.mount == here.mount);
+        let upper = layer.and_then(|l| Some((l.upper.as_ref()?, [l.prefix.clone(), inside].concat())));
+        let existed = match &upper {
+            Some((upper, names)) => depth_in(upper.as_fd(), names)?,
+            None => 0,
+        };
+
+        let times = times_of(&rustix::fs::fstat(&here.fd)?);
+        let (fd, made) = make(here.fd.as_fd(), &missing, directory)?;
+        // Making an entry changed the directory's times; only the program may do that.
+        rustix::fs::utimensat(&here.fd, ".", &times, AtFlags::empty())?;
+
+        match upper {
+            None => self.made.extend(made),
+            Some((upper, names)) => self.record_in_upper(upper.as_fd(), &names, existed, &missing)?,
+        }
+        Ok(fd)
+    }
+
+    /// Records what a stub left in the upper layer of an overlay: copied-up directories, made directories, the stub.
+    fn record_in_upper(&mut self, upper: BorrowedFd<'_>, names: &[Vec<u8>], existed: usize, missing: &[Vec<u8>]) -> io::Result<()> {
+        let mut parent = rustix::io::fcntl_dupfd_cloexec(upper, 3)?;
+        let count = names.len() + missing.len();
+        for (i, name) in names.iter().chain(missing).enumerate() {
+            let kind = match i {
+                i if i + 1 == count => Kind::Stub,
+                i if i >= names.len() => Kind::Parent,
+                _ => Kind::CopiedUp,
+            };
+            let fd = rooted::child(parent.as_fd(), name, OFlags::PATH)?;
+            let found = rustix::fs::fstat(&fd)?;
+            if i >= existed {
+                self.made.push(Made { parent, name: name.clone(), found, kind });
+            }
+            parent = fd;
+        }
+        Ok(())
+    }
+
+    /// Notes how everything looks before the program starts, so that later changes are told from the runtime's own.
+    pub(super) fn seal(&mut self) -> io::Result<()> {
+        for made in &mut self.made {
+            made.found = look(made)?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything again, as far as nobody else has come to use it.
+    pub(super) fn remove(self) {
+        // All are looked at before the first is removed: a removal touches the directory above.
+        let untouched: Vec<Made> = self.made.into_iter().filter(is_untouched).collect();
+        for made in untouched.into_iter().rev() {
+            if let Err(e) = remove(&made) {
+                tracing::debug!(name = %crate::error::shown(&made.name), error = %e, "a mount target stays in the layer");
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.made.len()
+    }
+}
+
+/// How many of these names exist below `dir`, as directories reached without links.
+fn depth_in(dir: BorrowedFd<'_>, names: &[Vec<u8>]) -> io::Result<usize> {
+    let mut here = rustix::io::fcntl_dupfd_cloexec(dir, 3)?;
+    for (i, name) in names.iter().enumerate() {
+        here = match rooted::child(here.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(fd) => fd,
+            Err(_) => return Ok(i),
+        };
+    }
+    Ok(names.len())
+}
+
+/// Makes the missing names below `dir`: directories, and at the end a directory or an empty file.
+fn make(dir: BorrowedFd<'_>, missing: &[Vec<u8>], directory: bool) -> io::Result<(OwnedFd, Vec<Made>)> {
+    let mut parent = rustix::io::fcntl_dupfd_cloexec(dir, 3)?;
+    let mut made = Vec::new();
+    for (i, name) in missing.iter().enumerate() {
+        let last = i + 1 == missing.len();
+        if directory || !last {
+            rustix::fs::mkdirat(&parent, name.as_slice(), Mode::from_raw_mode(0o755))?;
+        } else {
+            rustix::fs::mknodat(&parent, name.as_slice(), FileType::RegularFile, Mode::from_raw_mode(0o644), 0)?;
+        }
+        let fd = rooted::child(parent.as_fd(), name, OFlags::PATH)?;
+        let kind = if last { Kind::Stub } else { Kind::Parent };
+        made.push(Made { parent, name: name.clone(), found: rustix::fs::fstat(&fd)?, kind });
+        parent = fd;
+    }
+    Ok((parent, made))
+}
+
+fn look(made: &Made) -> rustix::io::Result<Stat> {
+    rustix::fs::statat(&made.parent, made.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Whether the name still leads to what was made, and for a copied-up directory whether nobody changed it since.
+fn is_untouched(made: &Made) -> bool {
+    let Ok(now) = look(made) else { return false };
+    let identity = |s: &Stat| (s.st_dev, s.st_ino);
+    let change = |s: &Stat| (s.st_ctime, s.st_ctime_nsec);
+    identity(&now) == identity(&made.found) && (made.kind != Kind::CopiedUp || change(&now) == change(&made.found))
+}
+
+fn remove(made: &Made) -> rustix::io::Result<()> {
+    let directory = FileType::from_raw_mode(made.found.st_mode) == FileType::Directory;
+    let parent = rustix::fs::fstat(&made.parent)?;
+    let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    rustix::fs::unlinkat(&made.parent, made.name.as_slice(), flags)?;
+    rustix::fs::utimensat(&made.parent, ".", &times_of(&parent), AtFlags::empty())
+}
+
+fn times_of(stat: &Stat) -> Timestamps {
+    let at = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
+    Timestamps {
+        last_access: at(stat.st_atime as _, stat.st_atime_nsec as _),
+        last_modification: at(stat.st_mtime as _, stat.st_mtime_nsec as _),
+    }
+}

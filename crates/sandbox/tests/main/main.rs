@@ -1,0 +1,6 @@
+//! Containers for real: a static busybox in a scratch root. Needs root; says so and passes without.
+
+mod kit;
+
+
+mod basics;
