@@ -1,6 +1,6 @@
 //! Literals, JSON and recipes to values of a declared type; loosely, as clients expect.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use crate::{
     call::{Call, Literal},
@@ -158,17 +158,17 @@ pub(crate) fn indices<'d>(doc: &'d Document<'d>, first: u32) -> impl Iterator<It
 
 /// The variables of one request.
 #[derive(Debug, Default)]
-pub(crate) struct Variables<'a>(pub(crate) Vec<(&'a str, Option<Raw<'a>>)>);
+pub(crate) struct Variables<'a>(pub(crate) HashMap<&'a str, Option<Raw<'a>>>);
 
 impl<'a> Variables<'a> {
     /// The value, if the variable has one.
     pub(crate) fn get(&self, name: &str) -> Option<&Raw<'a>> {
-        self.0.iter().find(|(n, _)| *n == name).and_then(|(_, v)| v.as_ref())
+        self.0.get(name)?.as_ref()
     }
 
     /// Is it declared?
     pub(crate) fn declared(&self, name: &str) -> bool {
-        self.0.iter().any(|(n, _)| *n == name)
+        self.0.contains_key(name)
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
 /// Most fields of one query that are computed at the same time.
 const MAX_IN_FLIGHT: usize = 1_000;
 /// Most objects, lists and leaves of one answer.
-const MAX_NODES: usize = 5_000_000;
+const MAX_NODES: usize = 2_000_000;
 /// Most bytes of one answer.
 const MAX_BYTES: usize = 1 << 30;
 /// Fields answered at once before other tasks get a turn.
@@ -69,7 +69,7 @@ impl<C: Context> Solver<C> {
         let digest = digest.filter(|_| plan.fields[first as usize..(first + len) as usize].iter().all(constant));
         let mut run = Run { solver: self, ctx, asked, plan, nodes: Vec::new(), jobs: Vec::new(), flight: FuturesUnordered::new() };
         run.run().await?;
-        let body = write(&run.nodes, |f| run.plan.fields[f as usize].key.to_owned(), MAX_BYTES);
+        let body = write(&run.nodes, |f| run.plan.fields[f as usize].key, MAX_BYTES);
         let body = body.map_err(|e| Failure::field(e, Vec::new()))?;
         if let Some(digest) = digest {
             view.remember(digest, &body);

@@ -1,6 +1,9 @@
 //! From selections to a plan: fragments are opened, equal response keys merged, arguments coerced. Flat and iterative.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     call::Literal,
@@ -20,6 +23,9 @@ use super::{
 
 /// Most fields one query may ask for, counted after merging.
 pub(crate) const MAX_FIELDS: usize = 250_000;
+
+/// Most selections looked at while planning: the same fragment may be opened in many places.
+const MAX_VISITS: usize = 20_000_000;
 
 /// What answers a planned field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +65,12 @@ pub(crate) struct Plan<'a> {
     recipe: &'a (dyn Fn(FieldId, &Args) -> Vec<(Arc<str>, Literal)> + Send + Sync),
     pub(crate) fields: Vec<PlanField<'a>>,
     pub(crate) root: Set,
+    /// Selections looked at so far.
+    visits: usize,
+}
+
+fn too_large() -> Failure {
+    Failure::field(Error::user(format!("the query asks for more than {MAX_FIELDS} fields")), Vec::new())
 }
 
 impl<'a> Plan<'a> {
@@ -71,7 +83,7 @@ impl<'a> Plan<'a> {
         vars: &'a Variables<'a>,
         recipe: &'a (dyn Fn(FieldId, &Args) -> Vec<(Arc<str>, Literal)> + Send + Sync),
     ) -> Result<Self, Failure> {
-        let mut plan = Self { view, doc, fragments, vars, recipe, fields: Vec::new(), root: (0, 0) };
+        let mut plan = Self { view, doc, fragments, vars, recipe, fields: Vec::new(), root: (0, 0), visits: 0 };
         plan.root = plan.collect(&[first], view.defs.query, NONE)?;
         plan.descend(0)?;
         Ok(plan)
@@ -123,13 +135,17 @@ impl<'a> Plan<'a> {
     fn collect(&mut self, bodies: &[u32], ty: TypeId, parent: u32) -> Result<Set, Failure> {
         let start = self.fields.len();
         let mut keys: HashMap<&'a str, usize> = HashMap::new();
-        let mut opened: Vec<usize> = Vec::new();
+        let mut opened: HashSet<usize> = HashSet::new();
         let doc = self.doc;
         let mut open: Vec<u32> = bodies.iter().rev().copied().collect();
         while let Some(at) = open.pop() {
             let Some(sel) = doc.sels.get(at as usize) else { continue };
             if sel.next != NONE {
                 open.push(sel.next);
+            }
+            self.visits += 1;
+            if self.visits > MAX_VISITS {
+                return Err(too_large());
             }
             if !self.included(sel)? {
                 continue;
@@ -146,8 +162,7 @@ impl<'a> Plan<'a> {
                 }
                 Sel::Spread(name) => {
                     let Some(&f) = self.fragments.get(name) else { continue };
-                    if !opened.contains(&f) && applies(doc.fragments[f].on) {
-                        opened.push(f);
+                    if applies(doc.fragments[f].on) && opened.insert(f) {
                         open.push(doc.fragments[f].first);
                     }
                 }
@@ -174,7 +189,7 @@ impl<'a> Plan<'a> {
                         continue;
                     }
                     if self.fields.len() >= MAX_FIELDS {
-                        return Err(Failure::field(Error::user(format!("the query asks for more than {MAX_FIELDS} fields")), Vec::new()));
+                        return Err(too_large());
                     }
                     let index = self.fields.len();
                     if !keys.is_empty() {

@@ -119,7 +119,7 @@ pub(crate) struct Node {
 }
 
 /// Writes `{"data":…}` for the tree whose root is node 0.
-pub(crate) fn write(nodes: &[Node], key: impl Fn(u32) -> String, max: usize) -> Result<Vec<u8>, Error> {
+pub(crate) fn write<'k>(nodes: &[Node], key: impl Fn(u32) -> &'k str, max: usize) -> Result<Vec<u8>, Error> {
     let mut out = br#"{"data":"#.to_vec();
     // Open objects and lists: the next child, the end, the plan's field of the next child (objects).
     let mut open: Vec<(u32, u32, u32)> = Vec::new();
@@ -158,7 +158,7 @@ pub(crate) fn write(nodes: &[Node], key: impl Fn(u32) -> String, max: usize) -> 
             at = *next;
             *next += 1;
             if *field != NONE {
-                put_str(&mut out, &key(*field));
+                put_str(&mut out, key(*field));
                 out.push(b':');
                 *field += 1;
             }

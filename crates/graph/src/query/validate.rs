@@ -86,7 +86,7 @@ fn known<'a>(
         if let Some(raw) = &raw {
             coercion.value(&ty, raw).map_err(|e| bad(format!("the variable ${}: {e}", var.name)))?;
         }
-        out.0.push((var.name, raw));
+        out.0.insert(var.name, raw);
     }
     Ok(out)
 }

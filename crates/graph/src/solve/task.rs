@@ -139,7 +139,8 @@ impl Inline {
             if ok {
                 n.set(n.get() + 1);
             }
-            ok.then_some(Inline)
+            // Made only when counted: dropping it counts down.
+            ok.then(|| Inline)
         })
     }
 }

@@ -126,6 +126,7 @@ type Container {
   env: String!
   labels: [Label!]!
   sync: ContainerID!
+  rootfs: Directory!
 }
 type View { id: ViewID! text: String! }
 type Label { id: LabelID! name: String! }
@@ -277,6 +278,7 @@ pub fn schema_with(solver: Arc<Mutex<Option<Arc<Solver<Ctx>>>>>) -> Schema<Ctx> 
         Ok(inv.objects(labels))
     });
     b.bind("Container.sync", Memo::Session, |inv| async move { Ok(Value::Id(inv.this.as_ref().expect("a receiver").call.clone())) });
+    b.bind("Container.rootfs", Memo::Session, |inv| async move { Ok(inv.object(Directory(inv.this::<Container>()?.0.clone()))) });
     b.bind("Label.name", Memo::Session, |inv| async move { Ok(Value::string(inv.this::<Label>()?.0.as_str())) });
     b.bind("Directory.withFile", Memo::Session, |inv| async move {
         let mut entries = inv.this::<Directory>()?.0.clone();
@@ -327,6 +329,6 @@ impl Toy {
     /// The first error's message.
     pub async fn error(&self, query: &str) -> String {
         let answer = self.ask(query).await;
-        answer["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("{query}: {answer}")).to_owned()
+        answer["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("{query:.300}: {:.300}", answer.to_string())).to_owned()
     }
 }
