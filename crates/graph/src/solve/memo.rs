@@ -30,6 +30,9 @@ const SHARDS: usize = 16;
 /// Texts larger than this are computed again rather than remembered.
 const MAX_TEXT: usize = 1 << 20;
 
+/// Most slots of one shard; beyond it the shard forgets what can be computed again.
+const MAX_SLOTS: usize = 1 << 16;
+
 /// All slots, spread over locks that are only held for a look-up.
 pub(crate) struct Memory {
     shards: [Mutex<HashMap<Key, Slot>>; SHARDS],
@@ -53,6 +56,7 @@ impl Memory {
             Some(Slot::Done(v)) => Found::Done(v.clone()),
             Some(Slot::Running(task)) => Found::Running(task.join()),
             None => {
+                make_room(&mut shard);
                 let task = Task::new();
                 shard.insert(*key, Slot::Running(task.clone()));
                 Found::Nothing(task)
@@ -86,7 +90,9 @@ impl Memory {
     /// Remembers a result nobody asked for, unless something is there.
     pub(crate) fn teach(&self, key: Key, value: Option<&Value>) {
         if let Some(v) = value {
-            self.shard(&key).entry(key).or_insert_with(|| Slot::Done(v.clone()));
+            let mut shard = self.shard(&key);
+            make_room(&mut shard);
+            shard.entry(key).or_insert_with(|| Slot::Done(v.clone()));
         }
     }
 
@@ -116,11 +122,63 @@ impl Memory {
     }
 }
 
+/// Forgets scalars first, as they are made of remembered objects; then whatever is not under way.
+fn make_room(shard: &mut HashMap<Key, Slot>) {
+    if shard.len() < MAX_SLOTS {
+        return;
+    }
+    let scalar = |v: &Value| !matches!(v, Value::Object(_) | Value::List(_));
+    shard.retain(|_, s| !matches!(s, Slot::Done(v) if scalar(v)));
+    if shard.len() > MAX_SLOTS / 2 {
+        shard.retain(|_, s| matches!(s, Slot::Running(_)));
+    }
+}
+
 /// How many bytes of text a value holds.
 fn texts(value: &Value) -> usize {
     match value {
         Value::String(s) => s.len(),
         Value::List(items) => items.iter().map(texts).sum(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_memory_forgets_results_but_not_work() {
+        let memory = Memory::default();
+        // All in one shard.
+        let key = |i: usize| Key((i * SHARDS) as u128, 0);
+        let Found::Nothing(work) = memory.find(&key(0)) else { panic!("nothing yet") };
+        for i in 1..3 * MAX_SLOTS {
+            let Found::Nothing(task) = memory.find(&key(i)) else { panic!("nothing yet") };
+            memory.settle(&key(i), &task, Some(&Value::Int(i as i64)));
+        }
+        assert!(memory.len() < MAX_SLOTS);
+        assert!(matches!(memory.find(&key(0)), Found::Running(_)));
+        memory.settle(&key(0), &work, Some(&Value::List(vec![Value::string("x".repeat(MAX_TEXT)), Value::string("y")])));
+        assert!(memory.recall(&key(0)).is_none(), "large texts are not kept");
+        assert!(matches!(memory.recall(&key(3 * MAX_SLOTS - 1)), Some(Value::Int(_))));
+    }
+
+    #[test]
+    fn an_abandoned_computation_is_replaced_unless_someone_waits() {
+        let memory = Memory::default();
+        let key = Key(1, 2);
+        let Found::Nothing(first) = memory.find(&key) else { panic!("nothing yet") };
+        let waiter = first.join();
+        assert!(!memory.abandon(&key, &first));
+        drop(waiter);
+        assert!(memory.abandon(&key, &first));
+        let Found::Nothing(second) = memory.find(&key) else { panic!("nothing any more") };
+        // The first one's end does not touch the second.
+        memory.settle(&key, &first, Some(&Value::Int(1)));
+        assert!(memory.abandon(&key, &first));
+        assert!(matches!(memory.find(&key), Found::Running(_)));
+        memory.settle(&key, &second, Some(&Value::Int(2)));
+        assert!(matches!(memory.recall(&key), Some(Value::Int(2))));
     }
 }

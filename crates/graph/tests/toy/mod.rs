@@ -135,6 +135,8 @@ type Directory {
   withFile(path: String!): Directory!
   entries: [String!]!
   self: Directory!
+  "Takes `n` turns."
+  stepped(n: Int!): Directory!
 }
 "#;
 
@@ -286,6 +288,12 @@ pub fn schema_with(solver: Arc<Mutex<Option<Arc<Solver<Ctx>>>>>) -> Schema<Ctx> 
         Ok(inv.object(Directory(entries)))
     });
     b.bind("Directory.entries", Memo::Session, |inv| async move { Ok(Value::strings(inv.this::<Directory>()?.0.iter().map(String::as_str))) });
+    b.bind("Directory.stepped", Memo::Session, |inv| async move {
+        for _ in 0..inv.args.int("n").unwrap_or(0) {
+            tokio::task::yield_now().await;
+        }
+        Ok(inv.object(Directory(inv.this::<Directory>()?.0.clone())))
+    });
     b.bind("Directory.self", Memo::Session, |inv| async move { Ok(inv.object(Directory(vec![]))) });
     b.build().expect("the toy schema is consistent")
 }
