@@ -46,7 +46,7 @@ impl World {
         let mut config = Config {
             patience: Patience {
                 silence: Duration::from_millis(300),
-                connect: Duration::from_secs(2),
+                connect: Duration::from_millis(300),
                 backoff: Duration::from_millis(1),
                 longest_wait: Duration::from_millis(20),
                 tries: 3,
