@@ -42,8 +42,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut texts: Vec<_> = std::fs::read_dir(folder)?.collect::<Result<_, _>>()?;
     texts.sort_by_key(std::fs::DirEntry::path);
     let mut builder = Schema::<Nobody>::builder();
-    for text in texts.iter().filter(|t| t.path().extension().is_some_and(|e| e == "graphql")) {
-        builder.sdl(&text.path().to_string_lossy(), &std::fs::read_to_string(text.path())?)?;
+    for text in texts
+        .iter()
+        .filter(|t| t.path().extension().is_some_and(|e| e == "graphql"))
+    {
+        builder.sdl(
+            &text.path().to_string_lossy(),
+            &std::fs::read_to_string(text.path())?,
+        )?;
     }
     let start = std::time::Instant::now();
     let solver = Solver::new(builder.build()?);

@@ -74,7 +74,13 @@ impl PartialEq for Call {
 
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Call({}.{} {})", self.receiver.as_ref().map_or("Query", |r| &r.type_name), self.field, self.digest())
+        write!(
+            f,
+            "Call({}.{} {})",
+            self.receiver.as_ref().map_or("Query", |r| &r.type_name),
+            self.field,
+            self.digest()
+        )
     }
 }
 
@@ -101,15 +107,29 @@ fn take_links(call: &mut Call, into: &mut Vec<Arc<Call>>) {
 fn take_literal(literal: &mut Literal, into: &mut Vec<Arc<Call>>) {
     match std::mem::replace(literal, Literal::Null) {
         Literal::Call(c) => into.push(c),
-        Literal::List(items) => items.into_iter().for_each(|mut l| take_literal(&mut l, into)),
-        Literal::Input(fields) => fields.into_iter().for_each(|(_, mut l)| take_literal(&mut l, into)),
-        Literal::Null | Literal::Bool(_) | Literal::Int(_) | Literal::Float(_) | Literal::String(_) | Literal::Enum(_) => {}
+        Literal::List(items) => items
+            .into_iter()
+            .for_each(|mut l| take_literal(&mut l, into)),
+        Literal::Input(fields) => fields
+            .into_iter()
+            .for_each(|(_, mut l)| take_literal(&mut l, into)),
+        Literal::Null
+        | Literal::Bool(_)
+        | Literal::Int(_)
+        | Literal::Float(_)
+        | Literal::String(_)
+        | Literal::Enum(_) => {}
     }
 }
 
 impl Call {
     /// A call with its arguments sorted and nulls dropped.
-    pub fn new(receiver: Option<Arc<Call>>, field: &str, args: Vec<(Arc<str>, Literal)>, type_name: &str) -> Arc<Self> {
+    pub fn new(
+        receiver: Option<Arc<Call>>,
+        field: &str,
+        args: Vec<(Arc<str>, Literal)>,
+        type_name: &str,
+    ) -> Arc<Self> {
         Self::with(receiver, field, args, type_name, 0, "")
     }
 
@@ -124,7 +144,15 @@ impl Call {
     ) -> Arc<Self> {
         args.retain(|(_, l)| *l != Literal::Null);
         args.sort_by(|a, b| a.0.cmp(&b.0));
-        let call = Self { receiver, field: field.into(), args, type_name: type_name.into(), nth, view: view.into(), digest: OnceLock::new() };
+        let call = Self {
+            receiver,
+            field: field.into(),
+            args,
+            type_name: type_name.into(),
+            nth,
+            view: view.into(),
+            digest: OnceLock::new(),
+        };
         // Computed while the receiver's digest is at hand, so that no later computation recurses.
         let _ = call.digest();
         Arc::new(call)
@@ -132,7 +160,14 @@ impl Call {
 
     /// The element `nth` (1-based) of the list this call returns.
     pub fn element(self: &Arc<Self>, nth: u32, type_name: &str) -> Arc<Self> {
-        Self::with(self.receiver.clone(), &self.field, self.args.clone(), type_name, nth, &self.view)
+        Self::with(
+            self.receiver.clone(),
+            &self.field,
+            self.args.clone(),
+            type_name,
+            nth,
+            &self.view,
+        )
     }
 
     /// The argument `name`.
@@ -144,7 +179,13 @@ impl Call {
     pub fn digest(&self) -> Digest {
         *self.digest.get_or_init(|| {
             let mut h = Vec::with_capacity(128);
-            h.extend_from_slice(&self.receiver.as_ref().map_or(0, |r| r.digest().0).to_le_bytes());
+            h.extend_from_slice(
+                &self
+                    .receiver
+                    .as_ref()
+                    .map_or(0, |r| r.digest().0)
+                    .to_le_bytes(),
+            );
             put_str(&mut h, &self.field);
             put_str(&mut h, &self.type_name);
             put_str(&mut h, &self.view);
@@ -152,7 +193,9 @@ impl Call {
             put_len(&mut h, self.args.len());
             for (name, literal) in &self.args {
                 put_str(&mut h, name);
-                put_literal(&mut h, literal, &mut |h, c| h.extend_from_slice(&c.digest().0.to_le_bytes()));
+                put_literal(&mut h, literal, &mut |h, c| {
+                    h.extend_from_slice(&c.digest().0.to_le_bytes())
+                });
             }
             Digest(xxhash_rust::xxh3::xxh3_128(&h))
         })
@@ -178,7 +221,12 @@ impl Call {
                 }
                 continue;
             }
-            put_len(&mut out, call.receiver.as_ref().map_or(0, |r| index[&r.digest()] as usize + 1));
+            put_len(
+                &mut out,
+                call.receiver
+                    .as_ref()
+                    .map_or(0, |r| index[&r.digest()] as usize + 1),
+            );
             put_str(&mut out, &call.field);
             put_str(&mut out, &call.type_name);
             put_str(&mut out, &call.view);
@@ -186,7 +234,9 @@ impl Call {
             put_len(&mut out, call.args.len());
             for (name, l) in &call.args {
                 put_str(&mut out, name);
-                put_literal(&mut out, l, &mut |o, c| put_len(o, index[&c.digest()] as usize));
+                put_literal(&mut out, l, &mut |o, c| {
+                    put_len(o, index[&c.digest()] as usize)
+                });
             }
             let n = index.len() as u32;
             index.insert(call.digest(), n);
@@ -205,8 +255,13 @@ impl Call {
         if id.len() > MAX_ID_BYTES {
             return Err(IdError::TooLarge);
         }
-        let bytes = base64::engine::general_purpose::STANDARD.decode(id).map_err(|_| IdError::Malformed("not base64"))?;
-        let mut r = Reader { bytes: &bytes, at: 0 };
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(id)
+            .map_err(|_| IdError::Malformed("not base64"))?;
+        let mut r = Reader {
+            bytes: &bytes,
+            at: 0,
+        };
         if r.byte()? != FORMAT {
             return Err(IdError::Malformed("unknown format"));
         }
@@ -217,12 +272,18 @@ impl Call {
             }
             let receiver = match r.len()? {
                 0 => None,
-                n => Some(calls.get(n - 1).ok_or(IdError::Malformed("receiver out of range"))?.clone()),
+                n => Some(
+                    calls
+                        .get(n - 1)
+                        .ok_or(IdError::Malformed("receiver out of range"))?
+                        .clone(),
+                ),
             };
             let field = r.string()?;
             let type_name = r.string()?;
             let view = r.string()?;
-            let nth = u32::try_from(r.len()?).map_err(|_| IdError::Malformed("index out of range"))?;
+            let nth =
+                u32::try_from(r.len()?).map_err(|_| IdError::Malformed("index out of range"))?;
             let mut args = Vec::new();
             for _ in 0..r.len()? {
                 let name: Arc<str> = r.string()?.into();
@@ -258,7 +319,12 @@ fn each_call<'a>(l: &'a Literal, f: &mut impl FnMut(&'a Arc<Call>)) {
         Literal::Call(c) => f(c),
         Literal::List(items) => items.iter().for_each(|l| each_call(l, f)),
         Literal::Input(fields) => fields.iter().for_each(|(_, l)| each_call(l, f)),
-        Literal::Null | Literal::Bool(_) | Literal::Int(_) | Literal::Float(_) | Literal::String(_) | Literal::Enum(_) => {}
+        Literal::Null
+        | Literal::Bool(_)
+        | Literal::Int(_)
+        | Literal::Float(_)
+        | Literal::String(_)
+        | Literal::Enum(_) => {}
     }
 }
 
@@ -275,7 +341,11 @@ fn put_str(out: &mut Vec<u8>, s: &str) {
     out.extend_from_slice(s.as_bytes());
 }
 
-fn put_literal(out: &mut Vec<u8>, l: &Literal, put_call: &mut impl FnMut(&mut Vec<u8>, &Arc<Call>)) {
+fn put_literal(
+    out: &mut Vec<u8>,
+    l: &Literal,
+    put_call: &mut impl FnMut(&mut Vec<u8>, &Arc<Call>),
+) {
     match l {
         Literal::Null => out.push(0),
         Literal::Bool(b) => out.extend_from_slice(&[1, u8::from(*b)]),
@@ -324,7 +394,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn byte(&mut self) -> Result<u8, IdError> {
-        let b = *self.bytes.get(self.at).ok_or(IdError::Malformed("cut off"))?;
+        let b = *self
+            .bytes
+            .get(self.at)
+            .ok_or(IdError::Malformed("cut off"))?;
         self.at += 1;
         Ok(b)
     }
@@ -342,14 +415,21 @@ impl Reader<'_> {
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], IdError> {
-        let part = self.bytes.get(self.at..self.at + N).ok_or(IdError::Malformed("cut off"))?;
+        let part = self
+            .bytes
+            .get(self.at..self.at + N)
+            .ok_or(IdError::Malformed("cut off"))?;
         self.at += N;
         part.try_into().map_err(|_| IdError::Malformed("cut off"))
     }
 
     fn string(&mut self) -> Result<String, IdError> {
         let n = self.len()?;
-        let part = self.at.checked_add(n).and_then(|end| self.bytes.get(self.at..end)).ok_or(IdError::Malformed("cut off"))?;
+        let part = self
+            .at
+            .checked_add(n)
+            .and_then(|end| self.bytes.get(self.at..end))
+            .ok_or(IdError::Malformed("cut off"))?;
         self.at += n;
         String::from_utf8(part.to_vec()).map_err(|_| IdError::Malformed("not UTF-8"))
     }
@@ -382,7 +462,12 @@ impl Reader<'_> {
                 }
                 Literal::Input(fields)
             }
-            8 => Literal::Call(calls.get(self.len()?).ok_or(IdError::Malformed("argument out of range"))?.clone()),
+            8 => Literal::Call(
+                calls
+                    .get(self.len()?)
+                    .ok_or(IdError::Malformed("argument out of range"))?
+                    .clone(),
+            ),
             _ => return Err(IdError::Malformed("unknown literal")),
         })
     }
@@ -395,7 +480,12 @@ mod tests {
     fn chain(n: usize) -> Arc<Call> {
         let mut c = Call::new(None, "container", vec![], "Container");
         for i in 0..n {
-            c = Call::new(Some(c), "withEnvVariable", vec![("name".into(), Literal::String(format!("A{i}").into()))], "Container");
+            c = Call::new(
+                Some(c),
+                "withEnvVariable",
+                vec![("name".into(), Literal::String(format!("A{i}").into()))],
+                "Container",
+            );
         }
         c
     }
@@ -406,7 +496,11 @@ mod tests {
         let c = Call::new(
             Some(chain(3)),
             "withDirectory",
-            vec![("path".into(), Literal::String("/a".into())), ("directory".into(), Literal::Call(dir)), ("x".into(), Literal::Null)],
+            vec![
+                ("path".into(), Literal::String("/a".into())),
+                ("directory".into(), Literal::Call(dir)),
+                ("x".into(), Literal::Null),
+            ],
             "Container",
         );
         let id = c.encode();
@@ -425,7 +519,10 @@ mod tests {
 
     #[test]
     fn garbage_is_refused_with_words() {
-        assert_eq!(Call::decode("").unwrap_err().to_string(), "cannot decode empty string as ID");
+        assert_eq!(
+            Call::decode("").unwrap_err().to_string(),
+            "cannot decode empty string as ID"
+        );
         assert!(Call::decode("!!").is_err());
         assert!(Call::decode("AQ==").is_err());
         assert!(Call::decode("AQUBYQ==").is_err());

@@ -29,7 +29,11 @@ struct Inner {
 impl Error {
     /// An error of the given class.
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { class, message: message.into(), extensions: None }))
+        Self(Arc::new(Inner {
+            class,
+            message: message.into(),
+            extensions: None,
+        }))
     }
 
     /// The query's or the user's program's fault.
@@ -55,7 +59,11 @@ impl Error {
     /// The same error with GraphQL `extensions`.
     #[must_use]
     pub fn with_extensions(&self, extensions: serde_json::Map<String, serde_json::Value>) -> Self {
-        Self(Arc::new(Inner { class: self.0.class, message: self.0.message.clone(), extensions: Some(extensions) }))
+        Self(Arc::new(Inner {
+            class: self.0.class,
+            message: self.0.message.clone(),
+            extensions: Some(extensions),
+        }))
     }
 
     /// The same error with its message put behind `prefix: `. Keeps class and extensions.

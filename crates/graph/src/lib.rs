@@ -7,11 +7,11 @@
 
 pub mod call;
 pub mod error;
-pub mod resolve;
-pub mod value;
 pub mod query;
+pub mod resolve;
 pub mod schema;
 pub mod solve;
+pub mod value;
 
 pub use query::{Request, Response};
 pub use schema::{Schema, SchemaError, SchemaView};

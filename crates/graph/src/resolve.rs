@@ -65,10 +65,12 @@ impl<C> Invocation<C> {
     /// # Errors
     /// Internal, when the schema bound a resolver to the wrong type.
     pub fn this<T: Send + Sync + 'static>(&self) -> Result<&T, Error> {
-        self.this
-            .as_ref()
-            .and_then(Object::get)
-            .ok_or_else(|| Error::internal(format!("`{}` is bound to a resolver of another type", self.call.field)))
+        self.this.as_ref().and_then(Object::get).ok_or_else(|| {
+            Error::internal(format!(
+                "`{}` is bound to a resolver of another type",
+                self.call.field
+            ))
+        })
     }
 
     /// A result object under the recipe of this call.
@@ -80,8 +82,14 @@ impl<C> Invocation<C> {
     pub fn objects<T: Send + Sync + 'static>(&self, items: impl IntoIterator<Item = T>) -> Value {
         let list = items.into_iter().zip(1..);
         Value::List(
-            list.map(|(data, nth)| Value::Object(Object::new(&self.call.type_name, self.call.element(nth, &self.call.type_name), data)))
-                .collect(),
+            list.map(|(data, nth)| {
+                Value::Object(Object::new(
+                    &self.call.type_name,
+                    self.call.element(nth, &self.call.type_name),
+                    data,
+                ))
+            })
+            .collect(),
         )
     }
 }
@@ -103,12 +111,20 @@ impl View {
 
     /// A view.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
-        Self { major, minor, patch }
+        Self {
+            major,
+            minor,
+            patch,
+        }
     }
 
     /// Reads `v1.2.3`, `1.2.3` or `v1.2.3-pre+build` (the pre-release is dropped). `None` when it is no semantic version.
     pub fn parse(text: &str) -> Option<Self> {
-        let core = text.strip_prefix('v').unwrap_or(text).split(['-', '+']).next()?;
+        let core = text
+            .strip_prefix('v')
+            .unwrap_or(text)
+            .split(['-', '+'])
+            .next()?;
         let mut parts = core.split('.').map(|p| p.parse().ok());
         let view = Self::new(parts.next()??, parts.next()??, parts.next()??);
         parts.next().is_none().then_some(view)
@@ -128,7 +144,10 @@ pub struct Args(pub Vec<(Arc<str>, Value)>);
 impl Args {
     /// The argument, or null.
     pub fn get(&self, name: &str) -> &Value {
-        self.0.iter().find(|(n, _)| **n == *name).map_or(&Value::Null, |(_, v)| v)
+        self.0
+            .iter()
+            .find(|(n, _)| **n == *name)
+            .map_or(&Value::Null, |(_, v)| v)
     }
 
     /// A string or enum name; empty when null.

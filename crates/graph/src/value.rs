@@ -50,7 +50,11 @@ impl Object {
     /// Wraps a payload. The graph sets `call` to the asked call when a resolver returns [`Value::Object`] made with
     /// [`Value::object`]; use this to return an object under another (content-addressed) recipe.
     pub fn new<T: Any + Send + Sync>(type_name: &str, call: Arc<Call>, data: T) -> Self {
-        Self { type_name: type_name.into(), call, data: Arc::new(data) }
+        Self {
+            type_name: type_name.into(),
+            call,
+            data: Arc::new(data),
+        }
     }
 
     /// The payload as `T`.

@@ -13,18 +13,36 @@ fn text(s: &str) -> Literal {
 #[test]
 fn digests_and_ids_stay_what_they_are() {
     let dir = Call::new(None, "directory", vec![], "Directory");
-    let from = Call::new(Some(Call::new(None, "container", vec![], "Container")), "from", vec![("address".into(), text("alpine"))], "Container");
+    let from = Call::new(
+        Some(Call::new(None, "container", vec![], "Container")),
+        "from",
+        vec![("address".into(), text("alpine"))],
+        "Container",
+    );
     let args = vec![
         ("path".into(), text("/src")),
         ("directory".into(), Literal::Call(dir)),
-        ("exclude".into(), Literal::List(vec![text("*.o"), Literal::Enum("ALL".into())])),
-        ("opts".into(), Literal::Input(vec![("n".into(), Literal::Int(-7)), ("f".into(), Literal::Float(0.5)), ("b".into(), Literal::Bool(true))])),
+        (
+            "exclude".into(),
+            Literal::List(vec![text("*.o"), Literal::Enum("ALL".into())]),
+        ),
+        (
+            "opts".into(),
+            Literal::Input(vec![
+                ("n".into(), Literal::Int(-7)),
+                ("f".into(), Literal::Float(0.5)),
+                ("b".into(), Literal::Bool(true)),
+            ]),
+        ),
         ("owner".into(), Literal::Null),
     ];
     let call = Call::with(Some(from), "withDirectory", args, "Container", 2, "v0.12.0");
     assert_eq!(call.digest().to_string(), GOLDEN_DIGEST);
     assert_eq!(call.encode(), GOLDEN_ID);
-    assert_eq!(Call::decode(GOLDEN_ID).expect("an ID").digest(), call.digest());
+    assert_eq!(
+        Call::decode(GOLDEN_ID).expect("an ID").digest(),
+        call.digest()
+    );
 }
 
 const GOLDEN_DIGEST: &str = "xxh3:9cccbbe6999b34e02495a53683c92bde";
@@ -62,8 +80,12 @@ fn each_part_of_a_call_counts() {
             assert_ne!(a.encode(), b.encode());
         }
     }
-    let shuffled = |names: [&str; 3]| Call::new(None, "f", names.map(|n| (n.into(), text(n))).to_vec(), "T");
-    assert_eq!(shuffled(["a", "b", "c"]).encode(), shuffled(["c", "a", "b"]).encode());
+    let shuffled =
+        |names: [&str; 3]| Call::new(None, "f", names.map(|n| (n.into(), text(n))).to_vec(), "T");
+    assert_eq!(
+        shuffled(["a", "b", "c"]).encode(),
+        shuffled(["c", "a", "b"]).encode()
+    );
 }
 
 fn literal() -> impl Strategy<Value = Literal> {
@@ -87,19 +109,38 @@ fn literal() -> impl Strategy<Value = Literal> {
 type Step = (String, Vec<(String, Literal)>, u32, usize, usize);
 
 fn step() -> impl Strategy<Value = Step> {
-    ("[a-zA-Z]{1,12}", prop::collection::vec(("[a-z]{1,6}", literal()), 0..4), 0..3u32, any::<usize>(), any::<usize>())
+    (
+        "[a-zA-Z]{1,12}",
+        prop::collection::vec(("[a-z]{1,6}", literal()), 0..4),
+        0..3u32,
+        any::<usize>(),
+        any::<usize>(),
+    )
 }
 
 /// A graph of calls in which later ones refer to earlier ones as receivers and arguments.
 fn graph_of(steps: Vec<Step>) -> Arc<Call> {
     let mut calls = vec![Call::new(None, "root", vec![], "Root")];
     for (field, args, nth, receiver, arg) in steps {
-        let mut args: Vec<(Arc<str>, Literal)> = args.into_iter().map(|(n, l)| (n.into(), l)).collect();
+        let mut args: Vec<(Arc<str>, Literal)> =
+            args.into_iter().map(|(n, l)| (n.into(), l)).collect();
         args.sort_by(|a, b| a.0.cmp(&b.0));
         args.dedup_by(|a, b| a.0 == b.0);
-        args.push(("object".into(), Literal::List(vec![Literal::Call(calls[arg % calls.len()].clone())])));
-        let receiver = (receiver % (calls.len() + 1)).checked_sub(1).map(|i| calls[i].clone());
-        calls.push(Call::with(receiver, &field, args, "T", nth, if nth == 2 { "v0.9.0" } else { "" }));
+        args.push((
+            "object".into(),
+            Literal::List(vec![Literal::Call(calls[arg % calls.len()].clone())]),
+        ));
+        let receiver = (receiver % (calls.len() + 1))
+            .checked_sub(1)
+            .map(|i| calls[i].clone());
+        calls.push(Call::with(
+            receiver,
+            &field,
+            args,
+            "T",
+            nth,
+            if nth == 2 { "v0.9.0" } else { "" },
+        ));
     }
     calls.pop().expect("the last one")
 }

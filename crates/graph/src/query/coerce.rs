@@ -47,13 +47,19 @@ impl<'a> Raw<'a> {
             J::Bool(b) => Raw::Bool(*b),
             J::Number(n) => match (n.as_i64(), n.as_f64()) {
                 (Some(i), _) => Raw::Int(i),
-                (None, Some(f)) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9e15 => Raw::Int(f as i64),
+                (None, Some(f)) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9e15 => {
+                    Raw::Int(f as i64)
+                }
                 (None, Some(f)) if n.is_f64() => Raw::Float(f),
                 _ => Raw::BigInt,
             },
             J::String(s) => Raw::Str(Cow::Borrowed(s)),
             J::Array(items) => Raw::List(items.iter().map(|v| Raw::json(v, depth + 1)).collect()),
-            J::Object(map) => Raw::Object(map.iter().map(|(n, v)| (Cow::Borrowed(n.as_str()), Raw::json(v, depth + 1))).collect()),
+            J::Object(map) => Raw::Object(
+                map.iter()
+                    .map(|(n, v)| (Cow::Borrowed(n.as_str()), Raw::json(v, depth + 1)))
+                    .collect(),
+            ),
         }
     }
 
@@ -68,9 +74,20 @@ impl<'a> Raw<'a> {
             Some(Val::Str(s)) => Raw::Str(Cow::Borrowed(s)),
             Some(Val::Enum(s)) => Raw::Enum(Cow::Borrowed(s)),
             // The parser bounds the nesting.
-            Some(Val::List(first)) => Raw::List(indices(doc, *first).map(|i| Raw::literal(doc, i, vars)).collect()),
+            Some(Val::List(first)) => Raw::List(
+                indices(doc, *first)
+                    .map(|i| Raw::literal(doc, i, vars))
+                    .collect(),
+            ),
             Some(Val::Object(first)) => Raw::Object(
-                indices(doc, *first).map(|i| (Cow::Borrowed(doc.vals[i as usize].name), Raw::literal(doc, i, vars))).collect(),
+                indices(doc, *first)
+                    .map(|i| {
+                        (
+                            Cow::Borrowed(doc.vals[i as usize].name),
+                            Raw::literal(doc, i, vars),
+                        )
+                    })
+                    .collect(),
             ),
         }
     }
@@ -85,9 +102,12 @@ impl<'a> Raw<'a> {
             Const::Str(s) => Raw::Str(Cow::Borrowed(s)),
             Const::Enum(s) => Raw::Enum(Cow::Borrowed(s)),
             Const::List(items) => Raw::List(items.iter().map(Raw::constant).collect()),
-            Const::Object(fields) => {
-                Raw::Object(fields.iter().map(|(n, v)| (Cow::Borrowed(n.as_str()), Raw::constant(v))).collect())
-            }
+            Const::Object(fields) => Raw::Object(
+                fields
+                    .iter()
+                    .map(|(n, v)| (Cow::Borrowed(n.as_str()), Raw::constant(v)))
+                    .collect(),
+            ),
         }
     }
 
@@ -103,10 +123,15 @@ impl<'a> Raw<'a> {
             Literal::Float(f) => Raw::Float(*f),
             Literal::String(s) => Raw::Str(Cow::Borrowed(s)),
             Literal::Enum(s) => Raw::Enum(Cow::Borrowed(s)),
-            Literal::List(items) => Raw::List(items.iter().map(|l| Raw::recipe(l, depth + 1)).collect()),
-            Literal::Input(fields) => {
-                Raw::Object(fields.iter().map(|(n, l)| (Cow::Borrowed(&**n), Raw::recipe(l, depth + 1))).collect())
+            Literal::List(items) => {
+                Raw::List(items.iter().map(|l| Raw::recipe(l, depth + 1)).collect())
             }
+            Literal::Input(fields) => Raw::Object(
+                fields
+                    .iter()
+                    .map(|(n, l)| (Cow::Borrowed(&**n), Raw::recipe(l, depth + 1)))
+                    .collect(),
+            ),
             Literal::Call(c) => Raw::Call(c.clone()),
         }
     }
@@ -123,10 +148,15 @@ impl<'a> Raw<'a> {
             Value::Float(f) => Raw::Float(*f),
             Value::String(s) => Raw::Str(Cow::Borrowed(s)),
             Value::Enum(s) => Raw::Enum(Cow::Borrowed(s)),
-            Value::List(items) => Raw::List(items.iter().map(|v| Raw::value(v, depth + 1)).collect()),
-            Value::Input(fields) => {
-                Raw::Object(fields.iter().map(|(n, v)| (Cow::Borrowed(&**n), Raw::value(v, depth + 1))).collect())
+            Value::List(items) => {
+                Raw::List(items.iter().map(|v| Raw::value(v, depth + 1)).collect())
             }
+            Value::Input(fields) => Raw::Object(
+                fields
+                    .iter()
+                    .map(|(n, v)| (Cow::Borrowed(&**n), Raw::value(v, depth + 1)))
+                    .collect(),
+            ),
             Value::Id(c) => Raw::Call(c.clone()),
             Value::Object(o) => Raw::Call(o.call.clone()),
         }
@@ -193,14 +223,26 @@ impl Coercion<'_> {
 
     /// A value of type `ty`.
     pub(crate) fn value(&self, ty: &Ty, raw: &Raw<'_>) -> Result<Value, String> {
-        let mismatch = || Err(format!("expected {}, found {}", self.defs.show(ty), raw.describe()));
+        let mismatch = || {
+            Err(format!(
+                "expected {}, found {}",
+                self.defs.show(ty),
+                raw.describe()
+            ))
+        };
         match (ty, raw) {
             (Ty::NonNull(_), Raw::Null) => mismatch(),
             (Ty::NonNull(inner), raw) => self.value(inner, raw),
             (_, Raw::Null) => Ok(Value::Null),
             (Ty::List(inner), Raw::List(items)) => {
                 let item = |(i, raw)| self.value(inner, raw).map_err(|e| format!("item {i}: {e}"));
-                Ok(Value::List(items.iter().enumerate().map(item).collect::<Result<_, _>>()?))
+                Ok(Value::List(
+                    items
+                        .iter()
+                        .enumerate()
+                        .map(item)
+                        .collect::<Result<_, _>>()?,
+                ))
             }
             (Ty::List(_), _) => mismatch(),
             (Ty::Named(id), raw) => {
@@ -208,7 +250,9 @@ impl Coercion<'_> {
                 match def.kind {
                     Kind::Scalar => match (def.scalar, raw) {
                         (ScalarKind::Int, Raw::Int(i)) => Ok(Value::Int(*i)),
-                        (ScalarKind::Int, Raw::Str(s)) => s.trim().parse().map(Value::Int).or_else(|_| mismatch()),
+                        (ScalarKind::Int, Raw::Str(s)) => {
+                            s.trim().parse().map(Value::Int).or_else(|_| mismatch())
+                        }
                         (ScalarKind::Float, Raw::Int(i)) => Ok(Value::Float(*i as f64)),
                         (ScalarKind::Float, Raw::Float(f)) => Ok(Value::Float(*f)),
                         (ScalarKind::Float, Raw::Str(s)) => match s.trim().parse::<f64>() {
@@ -216,13 +260,17 @@ impl Coercion<'_> {
                             _ => mismatch(),
                         },
                         (ScalarKind::Boolean, Raw::Bool(b)) => Ok(Value::Bool(*b)),
-                        (ScalarKind::Boolean, Raw::Str(s)) => s.parse().map(Value::Bool).or_else(|_| mismatch()),
+                        (ScalarKind::Boolean, Raw::Str(s)) => {
+                            s.parse().map(Value::Bool).or_else(|_| mismatch())
+                        }
                         (ScalarKind::Text, Raw::Str(s)) => Ok(Value::String(Arc::from(&**s))),
                         (ScalarKind::IdOf(_) | ScalarKind::AnyId, Raw::Str(s)) => {
                             let call = Call::decode(s).map_err(|e| e.to_string())?;
                             self.id(def.scalar, call)
                         }
-                        (ScalarKind::IdOf(_) | ScalarKind::AnyId, Raw::Call(c)) => self.id(def.scalar, c.clone()),
+                        (ScalarKind::IdOf(_) | ScalarKind::AnyId, Raw::Call(c)) => {
+                            self.id(def.scalar, c.clone())
+                        }
                         _ => mismatch(),
                     },
                     Kind::Enum => {
@@ -232,12 +280,23 @@ impl Coercion<'_> {
                             Raw::Bool(false) => "false",
                             _ => return mismatch(),
                         };
-                        match def.values.iter().find(|v| *v.name == *name && self.sees(v.mask)) {
+                        match def
+                            .values
+                            .iter()
+                            .find(|v| *v.name == *name && self.sees(v.mask))
+                        {
                             Some(v) => Ok(Value::Enum(v.name.clone())),
                             None => {
-                                let names: Vec<&str> =
-                                    def.values.iter().filter(|v| self.sees(v.mask)).map(|v| &*v.name).collect();
-                                Err(format!("invalid enum value {name:?} (expected one of {})", names.join(", ")))
+                                let names: Vec<&str> = def
+                                    .values
+                                    .iter()
+                                    .filter(|v| self.sees(v.mask))
+                                    .map(|v| &*v.name)
+                                    .collect();
+                                Err(format!(
+                                    "invalid enum value {name:?} (expected one of {})",
+                                    names.join(", ")
+                                ))
                             }
                         }
                     }
@@ -256,7 +315,10 @@ impl Coercion<'_> {
             let found = self.defs.type_named(&call.type_name);
             if !found.is_some_and(|f| self.defs.is_a(f, expected)) {
                 let expected = &self.defs.ty(expected).name;
-                return Err(format!("expected the ID of a {expected}, found the ID of a {}", call.type_name));
+                return Err(format!(
+                    "expected the ID of a {expected}, found the ID of a {}",
+                    call.type_name
+                ));
             }
         }
         Ok(Value::Id(call))
@@ -275,14 +337,21 @@ impl Coercion<'_> {
         }
         let mut out = Vec::with_capacity(fields.len());
         for field in fields {
-            let raw = given.iter().find(|(n, _)| **n == *field.name).map(|(_, v)| v);
+            let raw = given
+                .iter()
+                .find(|(n, _)| **n == *field.name)
+                .map(|(_, v)| v);
             let value = match raw {
-                None | Some(Raw::Null) if field.default.is_some() => field.default.clone().unwrap_or(Value::Null),
+                None | Some(Raw::Null) if field.default.is_some() => {
+                    field.default.clone().unwrap_or(Value::Null)
+                }
                 None | Some(Raw::Null) if field.ty.nullable().1 => {
                     return Err(format!("{} needs the field {:?}", def.name, field.name));
                 }
                 None | Some(Raw::Null) => Value::Null,
-                Some(raw) => self.argument(field, raw).map_err(|e| format!("field {:?}: {e}", field.name))?,
+                Some(raw) => self
+                    .argument(field, raw)
+                    .map_err(|e| format!("field {:?}: {e}", field.name))?,
             };
             out.push((field.name.clone(), value));
         }
@@ -297,7 +366,13 @@ impl Coercion<'_> {
             return None;
         }
         let mut levels = ty.non_null.iter().rev();
-        let wrap = |t: Ty, non_null: bool| if non_null { Ty::NonNull(Box::new(t)) } else { t };
+        let wrap = |t: Ty, non_null: bool| {
+            if non_null {
+                Ty::NonNull(Box::new(t))
+            } else {
+                t
+            }
+        };
         let mut out = wrap(Ty::Named(id), *levels.next()?);
         for non_null in levels {
             out = wrap(Ty::List(Box::new(out)), *non_null);
@@ -314,9 +389,14 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
         (Value::Int(a), Value::Int(b)) => a == b,
         (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
         (Value::String(a), Value::String(b)) | (Value::Enum(a), Value::Enum(b)) => a == b,
-        (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::List(a), Value::List(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
         (Value::Input(a), Value::Input(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && same(a, b))
+            a.len() == b.len()
+                && a.iter()
+                    .zip(b)
+                    .all(|((an, a), (bn, b))| an == bn && same(a, b))
         }
         (Value::Id(a), Value::Id(b)) => a == b,
         (Value::Object(a), Value::Object(b)) => a.call == b.call,
@@ -334,7 +414,12 @@ pub(crate) fn to_literal(value: &Value) -> Literal {
         Value::String(s) => Literal::String(s.clone()),
         Value::Enum(s) => Literal::Enum(s.clone()),
         Value::List(items) => Literal::List(items.iter().map(to_literal).collect()),
-        Value::Input(fields) => Literal::Input(fields.iter().map(|(n, v)| (n.clone(), to_literal(v))).collect()),
+        Value::Input(fields) => Literal::Input(
+            fields
+                .iter()
+                .map(|(n, v)| (n.clone(), to_literal(v)))
+                .collect(),
+        ),
         Value::Id(c) => Literal::Call(c.clone()),
         Value::Object(o) => Literal::Call(o.call.clone()),
     }

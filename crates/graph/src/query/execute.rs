@@ -44,13 +44,23 @@ impl<C: Context> Solver<C> {
         }
     }
 
-    async fn answer(self: &Arc<Self>, ctx: &C, asked: View, request: &Request) -> Result<Vec<u8>, Failure> {
+    async fn answer(
+        self: &Arc<Self>,
+        ctx: &C,
+        asked: View,
+        request: &Request,
+    ) -> Result<Vec<u8>, Failure> {
         let view = self.schema.view(asked);
         let name = request.operation_name.as_deref().filter(|n| !n.is_empty());
         // Clients send the same introspection at every start.
-        let plain = request.variables.is_null() || request.variables.as_object().is_some_and(serde_json::Map::is_empty);
-        let digest = (plain && request.query.contains("__schema"))
-            .then(|| xxh3_128(request.query.as_bytes()) ^ name.map_or(0, |n| xxh3_128(n.as_bytes())));
+        let plain = request.variables.is_null()
+            || request
+                .variables
+                .as_object()
+                .is_some_and(serde_json::Map::is_empty);
+        let digest = (plain && request.query.contains("__schema")).then(|| {
+            xxh3_128(request.query.as_bytes()) ^ name.map_or(0, |n| xxh3_128(n.as_bytes()))
+        });
         if let Some(body) = digest.and_then(|d| view.recall(d)) {
             return Ok(body.to_vec());
         }
@@ -63,11 +73,26 @@ impl<C: Context> Solver<C> {
         let plan = Plan::new(&view, &doc, op.first, &fragments, &vars, &recipe)?;
         let constant = |f: &super::plan::PlanField<'_>| match f.what {
             What::Typename => true,
-            What::Field(id) => view.defs.field(id).provider == Provider::Meta && &*view.defs.field(id).name != "__schemaVersion",
+            What::Field(id) => {
+                view.defs.field(id).provider == Provider::Meta
+                    && &*view.defs.field(id).name != "__schemaVersion"
+            }
         };
         let (first, len) = plan.root;
-        let digest = digest.filter(|_| plan.fields[first as usize..(first + len) as usize].iter().all(constant));
-        let mut run = Run { solver: self, ctx, asked, plan, nodes: Vec::new(), jobs: Vec::new(), flight: FuturesUnordered::new() };
+        let digest = digest.filter(|_| {
+            plan.fields[first as usize..(first + len) as usize]
+                .iter()
+                .all(constant)
+        });
+        let mut run = Run {
+            solver: self,
+            ctx,
+            asked,
+            plan,
+            nodes: Vec::new(),
+            jobs: Vec::new(),
+            flight: FuturesUnordered::new(),
+        };
         run.run().await?;
         let body = write(&run.nodes, |f| run.plan.fields[f as usize].key, MAX_BYTES);
         let body = body.map_err(|e| Failure::field(e, Vec::new()))?;
@@ -112,7 +137,12 @@ struct Run<'r, 'a, C> {
 
 impl<C: Context> Run<'_, '_, C> {
     async fn run(&mut self) -> Result<(), Failure> {
-        self.nodes.push(Node { out: Out::Pending, parent: NONE, field: NONE, index: NONE });
+        self.nodes.push(Node {
+            out: Out::Pending,
+            parent: NONE,
+            field: NONE,
+            index: NONE,
+        });
         let root = self.plan.root;
         self.object(0, root, None)?;
         let mut turn = TURN;
@@ -156,20 +186,37 @@ impl<C: Context> Run<'_, '_, C> {
 
     fn add(&mut self, count: usize) -> Result<u32, Failure> {
         if self.nodes.len() + count > MAX_NODES {
-            return Err(Failure::field(Error::user(format!("the answer has more than {MAX_NODES} values")), Vec::new()));
+            return Err(Failure::field(
+                Error::user(format!("the answer has more than {MAX_NODES} values")),
+                Vec::new(),
+            ));
         }
         Ok(self.nodes.len() as u32)
     }
 
     /// Node `node` is an object: its selected fields become jobs.
-    fn object(&mut self, node: u32, (fields, len): (u32, u32), this: Option<&Object>) -> Result<(), Failure> {
+    fn object(
+        &mut self,
+        node: u32,
+        (fields, len): (u32, u32),
+        this: Option<&Object>,
+    ) -> Result<(), Failure> {
         let first = self.add(len as usize)?;
         self.nodes[node as usize].out = Out::Object { fields, first, len };
         for i in 0..len {
-            self.nodes.push(Node { out: Out::Pending, parent: node, field: fields + i, index: NONE });
+            self.nodes.push(Node {
+                out: Out::Pending,
+                parent: node,
+                field: fields + i,
+                index: NONE,
+            });
         }
         for i in (0..len).rev() {
-            self.jobs.push(Job { node: first + i, field: fields + i, this: this.cloned() });
+            self.jobs.push(Job {
+                node: first + i,
+                field: fields + i,
+                this: this.cloned(),
+            });
         }
         Ok(())
     }
@@ -180,14 +227,19 @@ impl<C: Context> Run<'_, '_, C> {
         let planned = &self.plan.fields[field as usize];
         let id = match planned.what {
             What::Typename => {
-                let name = this.map_or_else(|| view.defs.ty(view.defs.query).name.clone(), |o| o.type_name);
+                let name = this.map_or_else(
+                    || view.defs.ty(view.defs.query).name.clone(),
+                    |o| o.type_name,
+                );
                 return self.leaf(node, Value::String(name));
             }
             What::Field(id) => id,
         };
         let def = view.defs.field(id);
         match def.provider {
-            Provider::Meta if &*def.name == "__schemaVersion" => self.leaf(node, Value::string(self.asked.to_string())),
+            Provider::Meta if &*def.name == "__schemaVersion" => {
+                self.leaf(node, Value::string(self.asked.to_string()))
+            }
             Provider::Meta => {
                 let json = introspect::answer(&mut self.plan, field)?;
                 self.nodes[node as usize].out = Out::Raw(json.into());
@@ -206,13 +258,18 @@ impl<C: Context> Run<'_, '_, C> {
                     return self.complete(node, Value::Object(object));
                 }
                 let (solver, ctx, asked) = (self.solver.clone(), self.ctx.clone(), self.asked);
-                let future = Box::pin(async move { solver.load_in(&ctx, asked, &call).await.map(Value::Object) });
+                let future =
+                    Box::pin(
+                        async move { solver.load_in(&ctx, asked, &call).await.map(Value::Object) },
+                    );
                 self.flight.push(Flight { node, future });
                 Ok(())
             }
             Provider::Engine => {
                 let (args, literals) = (planned.args.clone(), planned.literals.clone());
-                let asking = self.solver.asking(self.asked, view.interval, id, this, args, literals);
+                let asking =
+                    self.solver
+                        .asking(self.asked, view.interval, id, this, args, literals);
                 match self.solver.ask(self.ctx, asking) {
                     Asked::Now(Ok(value)) => self.complete(node, value),
                     Asked::Now(Err(e)) => Err(self.failed(node, e)),
@@ -234,9 +291,14 @@ impl<C: Context> Run<'_, '_, C> {
     fn complete(&mut self, node: u32, value: Value) -> Result<(), Failure> {
         let field = self.nodes[node as usize].field;
         let view = self.plan.view;
-        let What::Field(id) = self.plan.fields[field as usize].what else { return self.leaf(node, value) };
+        let What::Field(id) = self.plan.fields[field as usize].what else {
+            return self.leaf(node, value);
+        };
         let ty: &Ty = &view.defs.field(id).ty;
-        if !matches!(view.defs.ty(ty.named()).kind, Kind::Object | Kind::Interface | Kind::Union) {
+        if !matches!(
+            view.defs.ty(ty.named()).kind,
+            Kind::Object | Kind::Interface | Kind::Union
+        ) {
             return self.leaf(node, value);
         }
         let mut open = vec![(node, value)];
@@ -244,15 +306,28 @@ impl<C: Context> Run<'_, '_, C> {
             match value {
                 Value::Object(o) => {
                     let ty = view.defs.type_named(&o.type_name);
-                    let ty = ty.ok_or_else(|| self.failed(node, Error::internal(format!("there is no type {}", o.type_name))))?;
+                    let ty = ty.ok_or_else(|| {
+                        self.failed(
+                            node,
+                            Error::internal(format!("there is no type {}", o.type_name)),
+                        )
+                    })?;
                     let set = self.plan.children(field, ty)?;
                     self.object(node, set, Some(&o))?;
                 }
                 Value::List(items) => {
                     let first = self.add(items.len())?;
-                    self.nodes[node as usize].out = Out::List { first, len: items.len() as u32 };
+                    self.nodes[node as usize].out = Out::List {
+                        first,
+                        len: items.len() as u32,
+                    };
                     for i in 0..items.len() as u32 {
-                        self.nodes.push(Node { out: Out::Pending, parent: node, field, index: i });
+                        self.nodes.push(Node {
+                            out: Out::Pending,
+                            parent: node,
+                            field,
+                            index: i,
+                        });
                     }
                     open.extend((first..).zip(items));
                 }

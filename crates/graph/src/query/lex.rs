@@ -23,7 +23,11 @@ impl SyntaxError {
     /// An error at byte `at` of `text`.
     pub(crate) fn at(text: &str, at: usize, message: impl Into<String>) -> Self {
         let (line, column) = position(text, at);
-        Self { message: message.into(), line, column }
+        Self {
+            message: message.into(),
+            line,
+            column,
+        }
     }
 }
 
@@ -86,7 +90,14 @@ impl<'a> Lexer<'a> {
     /// Starts at the beginning, behind a byte order mark.
     pub(crate) fn new(text: &'a str) -> Result<Self, SyntaxError> {
         if text.len() > MAX_DOCUMENT {
-            return Err(SyntaxError::at("", 0, format!("the document has {} bytes, more than {MAX_DOCUMENT}", text.len())));
+            return Err(SyntaxError::at(
+                "",
+                0,
+                format!(
+                    "the document has {} bytes, more than {MAX_DOCUMENT}",
+                    text.len()
+                ),
+            ));
         }
         let at = if text.starts_with('\u{feff}') { 3 } else { 0 };
         Ok(Self { text, at, count: 0 })
@@ -119,12 +130,18 @@ impl<'a> Lexer<'a> {
         }
         self.count += 1;
         if self.count > MAX_TOKENS {
-            return Err(self.error(self.at, format!("the document has more than {MAX_TOKENS} tokens")));
+            return Err(self.error(
+                self.at,
+                format!("the document has more than {MAX_TOKENS} tokens"),
+            ));
         }
         let start = self.at;
-        let Some(&b) = bytes.get(start) else { return Ok((Token::End, start)) };
+        let Some(&b) = bytes.get(start) else {
+            return Ok((Token::End, start));
+        };
         let token = match b {
-            b'!' | b'$' | b'&' | b'(' | b')' | b':' | b'=' | b'@' | b'[' | b']' | b'{' | b'|' | b'}' => {
+            b'!' | b'$' | b'&' | b'(' | b')' | b':' | b'=' | b'@' | b'[' | b']' | b'{' | b'|'
+            | b'}' => {
                 self.at += 1;
                 Token::Punct(b)
             }
@@ -137,7 +154,10 @@ impl<'a> Lexer<'a> {
                 }
             }
             b'_' | b'a'..=b'z' | b'A'..=b'Z' => {
-                while bytes.get(self.at).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') {
+                while bytes
+                    .get(self.at)
+                    .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+                {
                     self.at += 1;
                 }
                 Token::Name(&self.text[start..self.at])
@@ -154,10 +174,19 @@ impl<'a> Lexer<'a> {
 
     fn digits(&mut self) -> Result<(), SyntaxError> {
         let from = self.at;
-        while self.text.as_bytes().get(self.at).is_some_and(u8::is_ascii_digit) {
+        while self
+            .text
+            .as_bytes()
+            .get(self.at)
+            .is_some_and(u8::is_ascii_digit)
+        {
             self.at += 1;
         }
-        if self.at == from { Err(self.error(from, "expected a digit in the number")) } else { Ok(()) }
+        if self.at == from {
+            Err(self.error(from, "expected a digit in the number"))
+        } else {
+            Ok(())
+        }
     }
 
     fn number(&mut self, start: usize) -> Result<Token<'a>, SyntaxError> {
@@ -187,11 +216,18 @@ impl<'a> Lexer<'a> {
             }
             self.digits()?;
         }
-        if bytes.get(self.at).is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_' || *b == b'.') {
+        if bytes
+            .get(self.at)
+            .is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_' || *b == b'.')
+        {
             return Err(self.error(self.at, "a number may not be followed by a name or a dot"));
         }
         let text = &self.text[start..self.at];
-        Ok(if float { Token::Float(text) } else { Token::Int(text) })
+        Ok(if float {
+            Token::Float(text)
+        } else {
+            Token::Int(text)
+        })
     }
 
     fn string(&mut self, start: usize) -> Result<Token<'a>, SyntaxError> {
@@ -214,7 +250,9 @@ impl<'a> Lexer<'a> {
         let mut at = from;
         loop {
             match bytes.get(at) {
-                None | Some(b'\n' | b'\r') => return Err(self.error(start, "the string has no end")),
+                None | Some(b'\n' | b'\r') => {
+                    return Err(self.error(start, "the string has no end"));
+                }
                 Some(b'"') => break,
                 Some(b'\\') => at += 2,
                 Some(_) => at += 1,
@@ -233,13 +271,17 @@ impl<'a> Lexer<'a> {
         let mut out = String::with_capacity(raw.len());
         let mut at = 0;
         while at < bytes.len() {
-            let next = bytes[at..].iter().position(|b| *b == b'\\').map_or(bytes.len(), |i| at + i);
+            let next = bytes[at..]
+                .iter()
+                .position(|b| *b == b'\\')
+                .map_or(bytes.len(), |i| at + i);
             out.push_str(&raw[at..next]);
             at = next;
             if at == bytes.len() {
                 break;
             }
-            let bad = |what: &str| self.error(start + 1 + at, format!("bad escape in a string: {what}"));
+            let bad =
+                |what: &str| self.error(start + 1 + at, format!("bad escape in a string: {what}"));
             let c = match bytes.get(at + 1) {
                 Some(b'"') => '"',
                 Some(b'\\') => '\\',
@@ -250,7 +292,8 @@ impl<'a> Lexer<'a> {
                 Some(b'r') => '\r',
                 Some(b't') => '\t',
                 Some(b'u') => {
-                    let (c, len) = unicode(&raw[at..]).ok_or_else(|| bad("not a Unicode character"))?;
+                    let (c, len) =
+                        unicode(&raw[at..]).ok_or_else(|| bad("not a Unicode character"))?;
                     at += len;
                     out.push(c);
                     continue;
@@ -278,7 +321,9 @@ fn unicode(text: &str) -> Option<(char, usize)> {
     }
     let unit = |t: &str| {
         let hex = t.get(..4)?;
-        hex.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u32::from_str_radix(hex, 16).ok())?
+        hex.bytes()
+            .all(|b| b.is_ascii_hexdigit())
+            .then(|| u32::from_str_radix(hex, 16).ok())?
     };
     let high = unit(rest)?;
     if (0xd800..0xdc00).contains(&high) {
@@ -286,26 +331,44 @@ fn unicode(text: &str) -> Option<(char, usize)> {
         if !(0xdc00..0xe000).contains(&low) {
             return None;
         }
-        return Some((char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))?, 12));
+        return Some((
+            char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))?,
+            12,
+        ));
     }
     Some((char::from_u32(high)?, 6))
 }
 
 /// What the inside of a block string stands for: common indentation and blank first and last lines removed.
 pub(crate) fn block(raw: &str) -> String {
-    let text = raw.replace("\\\"\"\"", "\"\"\"").replace("\r\n", "\n").replace('\r', "\n");
+    let text = raw
+        .replace("\\\"\"\"", "\"\"\"")
+        .replace("\r\n", "\n")
+        .replace('\r', "\n");
     let lines: Vec<&str> = text.split('\n').collect();
     let blank = |l: &str| l.bytes().all(|b| b == b' ' || b == b'\t');
     let indent = |l: &str| l.bytes().take_while(|b| *b == b' ' || *b == b'\t').count();
-    let common = lines.iter().skip(1).filter(|l| !blank(l)).map(|l| indent(l)).min().unwrap_or(0);
-    let Some(first) = lines.iter().position(|l| !blank(l)) else { return String::new() };
+    let common = lines
+        .iter()
+        .skip(1)
+        .filter(|l| !blank(l))
+        .map(|l| indent(l))
+        .min()
+        .unwrap_or(0);
+    let Some(first) = lines.iter().position(|l| !blank(l)) else {
+        return String::new();
+    };
     let last = lines.iter().rposition(|l| !blank(l)).unwrap_or(first);
     let mut out = String::with_capacity(text.len());
     for (i, line) in lines.iter().enumerate().take(last + 1).skip(first) {
         if i > first {
             out.push('\n');
         }
-        out.push_str(if i == 0 { line } else { line.get(common..).unwrap_or("") });
+        out.push_str(if i == 0 {
+            line
+        } else {
+            line.get(common..).unwrap_or("")
+        });
     }
     out
 }
@@ -345,11 +408,20 @@ mod tests {
 
     #[test]
     fn strings_are_decoded() {
-        assert_eq!(string(r#""a\n\u00e9\uD83D\uDE00\u{1F600}\/""#).expect("a string"), "a\né😀😀/");
-        assert_eq!(string("\"\"\"\n    one\n      two \\\"\"\" \\n\n    \"\"\"").expect("a string"), "one\n  two \"\"\" \\n");
+        assert_eq!(
+            string(r#""a\n\u00e9\uD83D\uDE00\u{1F600}\/""#).expect("a string"),
+            "a\né😀😀/"
+        );
+        assert_eq!(
+            string("\"\"\"\n    one\n      two \\\"\"\" \\n\n    \"\"\"").expect("a string"),
+            "one\n  two \"\"\" \\n"
+        );
         assert_eq!(string("\"\"\"\"\"\"").expect("a string"), "");
         assert_eq!(string("\"\"").expect("a string"), "");
-        assert_eq!(string("\"\"\"a\r\n  b\r\n  c\"\"\"").expect("a string"), "a\nb\nc");
+        assert_eq!(
+            string("\"\"\"a\r\n  b\r\n  c\"\"\"").expect("a string"),
+            "a\nb\nc"
+        );
     }
 
     #[test]

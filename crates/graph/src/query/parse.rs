@@ -51,7 +51,11 @@ pub(crate) struct DirEntry<'a> {
 /// One selection.
 #[derive(Debug)]
 pub(crate) enum Sel<'a> {
-    Field { key: &'a str, name: &'a str, args: u32 },
+    Field {
+        key: &'a str,
+        name: &'a str,
+        args: u32,
+    },
     Spread(&'a str),
     Inline(Option<&'a str>),
 }
@@ -126,12 +130,16 @@ pub(crate) struct Document<'a> {
 impl<'a> Document<'a> {
     /// The selections from `first` on.
     pub(crate) fn sels(&self, first: u32) -> impl Iterator<Item = &SelEntry<'a>> {
-        std::iter::successors(self.sels.get(first as usize), |s| self.sels.get(s.next as usize))
+        std::iter::successors(self.sels.get(first as usize), |s| {
+            self.sels.get(s.next as usize)
+        })
     }
 
     /// The directives from `first` on.
     pub(crate) fn dirs(&self, first: u32) -> impl Iterator<Item = &DirEntry<'a>> {
-        std::iter::successors(self.dirs.get(first as usize), |d| self.dirs.get(d.next as usize))
+        std::iter::successors(self.dirs.get(first as usize), |d| {
+            self.dirs.get(d.next as usize)
+        })
     }
 }
 
@@ -159,7 +167,15 @@ impl<'a> Parser<'a> {
     pub(crate) fn new(text: &'a str) -> Result<Self, SyntaxError> {
         let mut lexer = Lexer::new(text)?;
         let (token, pos) = lexer.next()?;
-        Ok(Self { lexer, token, pos, doc: Document { text, ..Document::default() } })
+        Ok(Self {
+            lexer,
+            token,
+            pos,
+            doc: Document {
+                text,
+                ..Document::default()
+            },
+        })
     }
 
     pub(crate) fn advance(&mut self) -> Result<Token<'a>, SyntaxError> {
@@ -185,7 +201,11 @@ impl<'a> Parser<'a> {
     }
 
     pub(crate) fn expect(&mut self, punct: u8) -> Result<(), SyntaxError> {
-        if self.eat(punct)? { Ok(()) } else { Err(self.expected(&format!("`{}`", char::from(punct)))) }
+        if self.eat(punct)? {
+            Ok(())
+        } else {
+            Err(self.expected(&format!("`{}`", char::from(punct))))
+        }
     }
 
     pub(crate) fn eat_word(&mut self, word: &str) -> Result<bool, SyntaxError> {
@@ -222,7 +242,13 @@ impl<'a> Parser<'a> {
         let kind = match self.token {
             Token::Punct(b'{') => {
                 let first = self.selections()?;
-                self.doc.operations.push(Operation { kind: OpKind::Query, name: None, vars: Vec::new(), first, pos });
+                self.doc.operations.push(Operation {
+                    kind: OpKind::Query,
+                    name: None,
+                    vars: Vec::new(),
+                    first,
+                    pos,
+                });
                 return Ok(());
             }
             Token::Name("query") => OpKind::Query,
@@ -232,7 +258,11 @@ impl<'a> Parser<'a> {
             _ => return Err(self.expected("a query or a fragment")),
         };
         self.advance()?;
-        let name = if matches!(self.token, Token::Name(_)) { Some(self.name()?) } else { None };
+        let name = if matches!(self.token, Token::Name(_)) {
+            Some(self.name()?)
+        } else {
+            None
+        };
         let mut vars = Vec::new();
         if self.eat(b'(')? {
             while !self.eat(b')')? {
@@ -241,9 +271,18 @@ impl<'a> Parser<'a> {
                 let name = self.name()?;
                 self.expect(b':')?;
                 let ty = self.var_type()?;
-                let default = if self.eat(b'=')? { self.value(true)? } else { NONE };
+                let default = if self.eat(b'=')? {
+                    self.value(true)?
+                } else {
+                    NONE
+                };
                 self.directives(true)?;
-                vars.push(VarDef { name, ty, default, pos });
+                vars.push(VarDef {
+                    name,
+                    ty,
+                    default,
+                    pos,
+                });
             }
             if vars.is_empty() {
                 return Err(self.error("expected a variable between the brackets"));
@@ -254,7 +293,13 @@ impl<'a> Parser<'a> {
             return Err(self.expected("`{`"));
         }
         let first = self.selections()?;
-        self.doc.operations.push(Operation { kind, name, vars, first, pos });
+        self.doc.operations.push(Operation {
+            kind,
+            name,
+            vars,
+            first,
+            pos,
+        });
         Ok(())
     }
 
@@ -274,7 +319,12 @@ impl<'a> Parser<'a> {
             return Err(self.expected("`{`"));
         }
         let first = self.selections()?;
-        self.doc.fragments.push(Fragment { name, on, first, pos });
+        self.doc.fragments.push(Fragment {
+            name,
+            on,
+            first,
+            pos,
+        });
         Ok(())
     }
 
@@ -311,7 +361,9 @@ impl<'a> Parser<'a> {
         // Open sets: the selection they belong to, their first and last member.
         let mut open: Vec<(u32, u32, u32)> = vec![(NONE, NONE, NONE)];
         loop {
-            let Some(&(owner, mut first, mut last)) = open.last() else { return Err(self.expected("`{`")) };
+            let Some(&(owner, mut first, mut last)) = open.last() else {
+                return Err(self.expected("`{`"));
+            };
             let pos = self.pos as u32;
             let sel = match self.token {
                 Token::Punct(b'}') => {
@@ -342,8 +394,16 @@ impl<'a> Parser<'a> {
                 }
                 Token::Name(n) => {
                     self.advance()?;
-                    let (key, name) = if self.eat(b':')? { (n, self.name()?) } else { (n, n) };
-                    Sel::Field { key, name, args: self.arguments(false)? }
+                    let (key, name) = if self.eat(b':')? {
+                        (n, self.name()?)
+                    } else {
+                        (n, n)
+                    };
+                    Sel::Field {
+                        key,
+                        name,
+                        args: self.arguments(false)?,
+                    }
                 }
                 _ => return Err(self.expected("a field")),
             };
@@ -351,7 +411,13 @@ impl<'a> Parser<'a> {
             let inline = matches!(sel, Sel::Inline(_));
             let spread = matches!(sel, Sel::Spread(_));
             let index = self.doc.sels.len() as u32;
-            self.doc.sels.push(SelEntry { sel, directives, first: NONE, next: NONE, pos });
+            self.doc.sels.push(SelEntry {
+                sel,
+                directives,
+                first: NONE,
+                next: NONE,
+                pos,
+            });
             self.link_sel(&mut first, &mut last, index);
             if let Some(top) = open.last_mut() {
                 *top = (owner, first, last);
@@ -359,7 +425,9 @@ impl<'a> Parser<'a> {
             if !spread && self.token == Token::Punct(b'{') {
                 self.advance()?;
                 if open.len() >= MAX_DEPTH {
-                    return Err(self.error(format!("the query is nested more than {MAX_DEPTH} levels deep")));
+                    return Err(self.error(format!(
+                        "the query is nested more than {MAX_DEPTH} levels deep"
+                    )));
                 }
                 open.push((index, NONE, NONE));
             } else if inline {
@@ -406,7 +474,12 @@ impl<'a> Parser<'a> {
             let name = self.name()?;
             let args = self.arguments(constant)?;
             let index = self.doc.dirs.len() as u32;
-            self.doc.dirs.push(DirEntry { name, args, next: NONE, pos });
+            self.doc.dirs.push(DirEntry {
+                name,
+                args,
+                next: NONE,
+                pos,
+            });
             match self.doc.dirs.get_mut(last as usize) {
                 Some(d) => d.next = index,
                 None => first = index,
@@ -449,7 +522,9 @@ impl<'a> Parser<'a> {
             let index;
             if let Some(val) = done {
                 self.advance()?;
-                let Some(closed) = open.pop() else { return Err(self.expected("a value")) };
+                let Some(closed) = open.pop() else {
+                    return Err(self.expected("a value"));
+                };
                 index = closed.index;
                 if let Some(entry) = self.doc.vals.get_mut(index as usize) {
                     entry.val = val;
@@ -462,14 +537,31 @@ impl<'a> Parser<'a> {
                     Token::Punct(b'{') => Some(true),
                     _ => None,
                 };
-                let val = if opens.is_some() { Val::Null } else { self.scalar(constant)? };
-                self.doc.vals.push(ValEntry { val, name: "", next: NONE, pos });
+                let val = if opens.is_some() {
+                    Val::Null
+                } else {
+                    self.scalar(constant)?
+                };
+                self.doc.vals.push(ValEntry {
+                    val,
+                    name: "",
+                    next: NONE,
+                    pos,
+                });
                 if let Some(object) = opens {
                     if open.len() >= MAX_VALUE_DEPTH {
-                        return Err(self.error(format!("a value is nested more than {MAX_VALUE_DEPTH} levels deep")));
+                        return Err(self.error(format!(
+                            "a value is nested more than {MAX_VALUE_DEPTH} levels deep"
+                        )));
                     }
                     self.advance()?;
-                    open.push(Open { object, index, first: NONE, last: NONE, name: "" });
+                    open.push(Open {
+                        object,
+                        index,
+                        first: NONE,
+                        last: NONE,
+                        name: "",
+                    });
                     continue;
                 }
             }
@@ -514,10 +606,12 @@ mod tests {
     use super::*;
 
     impl<'a> Document<'a> {
-    /// The values (arguments, list items, input fields) from `first` on.
-    pub(crate) fn vals(&self, first: u32) -> impl Iterator<Item = &ValEntry<'a>> {
-        std::iter::successors(self.vals.get(first as usize), |v| self.vals.get(v.next as usize))
-    }
+        /// The values (arguments, list items, input fields) from `first` on.
+        pub(crate) fn vals(&self, first: u32) -> impl Iterator<Item = &ValEntry<'a>> {
+            std::iter::successors(self.vals.get(first as usize), |v| {
+                self.vals.get(v.next as usize)
+            })
+        }
     }
 
     fn keys(doc: &Document<'_>, first: u32) -> Vec<String> {
@@ -537,17 +631,35 @@ mod tests {
         let doc = parse(text).expect("a document");
         assert_eq!(doc.operations.len(), 2);
         assert_eq!(doc.operations[1].kind, OpKind::Subscription);
-        assert_eq!(doc.operations[0].vars[0].ty, VarType { name: "Int", non_null: vec![true, true] });
-        assert_eq!(keys(&doc, doc.operations[0].first), ["a=a", "b=c", "...F", "...on T", "...on -"]);
+        assert_eq!(
+            doc.operations[0].vars[0].ty,
+            VarType {
+                name: "Int",
+                non_null: vec![true, true]
+            }
+        );
+        assert_eq!(
+            keys(&doc, doc.operations[0].first),
+            ["a=a", "b=c", "...F", "...on T", "...on -"]
+        );
         assert_eq!(keys(&doc, doc.fragments[0].first), ["g=g"]);
-        let field = doc.sels(doc.operations[0].first).nth(1).expect("the second");
-        let Sel::Field { args, .. } = field.sel else { panic!("a field") };
+        let field = doc
+            .sels(doc.operations[0].first)
+            .nth(1)
+            .expect("the second");
+        let Sel::Field { args, .. } = field.sel else {
+            panic!("a field")
+        };
         let names: Vec<_> = doc.vals(args).map(|v| v.name).collect();
         assert_eq!(names, ["x", "y"]);
-        let Val::List(items) = doc.vals(args).nth(1).expect("y").val else { panic!("a list") };
+        let Val::List(items) = doc.vals(args).nth(1).expect("y").val else {
+            panic!("a list")
+        };
         let items: Vec<_> = doc.vals(items).map(|v| &v.val).collect();
         assert_eq!(items[0], &Val::Var("x"));
-        let Val::Object(fields) = items[1] else { panic!("an object") };
+        let Val::Object(fields) = items[1] else {
+            panic!("an object")
+        };
         assert_eq!(doc.vals(*fields).map(|v| v.name).collect::<Vec<_>>(), ["k"]);
     }
 
@@ -592,6 +704,11 @@ mod tests {
             let e = parse(&format!("{{a(b:{})}}", "[".repeat(10_000))).expect_err("too deep");
             assert!(e.message.contains("levels deep"));
         };
-        std::thread::Builder::new().stack_size(128 << 10).spawn(run).expect("a thread").join().expect("no overflow");
+        std::thread::Builder::new()
+            .stack_size(128 << 10)
+            .spawn(run)
+            .expect("a thread")
+            .join()
+            .expect("no overflow");
     }
 }

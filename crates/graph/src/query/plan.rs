@@ -34,6 +34,9 @@ pub(crate) enum What {
     Field(FieldId),
 }
 
+/// What of a field's coerced arguments stands in a recipe.
+pub(crate) type Recipe<'a> = dyn Fn(FieldId, &Args) -> Vec<(Arc<str>, Literal)> + Send + Sync + 'a;
+
 /// The selections of an object's fields in the plan: first and how many.
 pub(crate) type Set = (u32, u32);
 
@@ -61,8 +64,7 @@ pub(crate) struct Plan<'a> {
     doc: &'a Document<'a>,
     fragments: &'a Fragments<'a>,
     vars: &'a Variables<'a>,
-    /// What of a field's arguments stands in a recipe.
-    recipe: &'a (dyn Fn(FieldId, &Args) -> Vec<(Arc<str>, Literal)> + Send + Sync),
+    recipe: &'a Recipe<'a>,
     pub(crate) fields: Vec<PlanField<'a>>,
     pub(crate) root: Set,
     /// Selections looked at so far.
@@ -70,7 +72,10 @@ pub(crate) struct Plan<'a> {
 }
 
 fn too_large() -> Failure {
-    Failure::field(Error::user(format!("the query asks for more than {MAX_FIELDS} fields")), Vec::new())
+    Failure::field(
+        Error::user(format!("the query asks for more than {MAX_FIELDS} fields")),
+        Vec::new(),
+    )
 }
 
 impl<'a> Plan<'a> {
@@ -81,9 +86,18 @@ impl<'a> Plan<'a> {
         first: u32,
         fragments: &'a Fragments<'a>,
         vars: &'a Variables<'a>,
-        recipe: &'a (dyn Fn(FieldId, &Args) -> Vec<(Arc<str>, Literal)> + Send + Sync),
+        recipe: &'a Recipe<'a>,
     ) -> Result<Self, Failure> {
-        let mut plan = Self { view, doc, fragments, vars, recipe, fields: Vec::new(), root: (0, 0), visits: 0 };
+        let mut plan = Self {
+            view,
+            doc,
+            fragments,
+            vars,
+            recipe,
+            fields: Vec::new(),
+            root: (0, 0),
+            visits: 0,
+        };
         plan.root = plan.collect(&[first], view.defs.query, NONE)?;
         plan.descend(0)?;
         Ok(plan)
@@ -139,7 +153,9 @@ impl<'a> Plan<'a> {
         let doc = self.doc;
         let mut open: Vec<u32> = bodies.iter().rev().copied().collect();
         while let Some(at) = open.pop() {
-            let Some(sel) = doc.sels.get(at as usize) else { continue };
+            let Some(sel) = doc.sels.get(at as usize) else {
+                continue;
+            };
             if sel.next != NONE {
                 open.push(sel.next);
             }
@@ -161,7 +177,9 @@ impl<'a> Plan<'a> {
                     }
                 }
                 Sel::Spread(name) => {
-                    let Some(&f) = self.fragments.get(name) else { continue };
+                    let Some(&f) = self.fragments.get(name) else {
+                        continue;
+                    };
                     if applies(doc.fragments[f].on) && opened.insert(f) {
                         open.push(doc.fragments[f].first);
                     }
@@ -169,10 +187,18 @@ impl<'a> Plan<'a> {
                 Sel::Field { key, name, args } => {
                     // A short set is searched in place; a long one by hash.
                     let known = if self.fields.len() - start < 8 {
-                        self.fields[start..].iter().position(|f| f.key == *key).map(|i| start + i)
+                        self.fields[start..]
+                            .iter()
+                            .position(|f| f.key == *key)
+                            .map(|i| start + i)
                     } else {
                         if keys.is_empty() {
-                            keys.extend(self.fields[start..].iter().enumerate().map(|(i, f)| (f.key, start + i)));
+                            keys.extend(
+                                self.fields[start..]
+                                    .iter()
+                                    .enumerate()
+                                    .map(|(i, f)| (f.key, start + i)),
+                            );
                         }
                         keys.get(key).copied()
                     };
@@ -200,7 +226,11 @@ impl<'a> Plan<'a> {
                         what,
                         args: Args::default(),
                         literals: Vec::new(),
-                        bodies: if sel.first == NONE { Vec::new() } else { vec![sel.first] },
+                        bodies: if sel.first == NONE {
+                            Vec::new()
+                        } else {
+                            vec![sel.first]
+                        },
                         children: Vec::new(),
                         parent,
                         pos: sel.pos,
@@ -217,11 +247,18 @@ impl<'a> Plan<'a> {
     }
 
     /// Adds a selection to the field that has its response key already.
-    fn merge(&mut self, index: usize, what: What, args: u32, sel: &SelEntry<'a>) -> Result<(), Failure> {
+    fn merge(
+        &mut self,
+        index: usize,
+        what: What,
+        args: u32,
+        sel: &SelEntry<'a>,
+    ) -> Result<(), Failure> {
         let clash = |plan: &Self, why: &str| {
             let key = plan.fields[index].key;
             let at = position(plan.doc.text, sel.pos as usize);
-            let message = format!("{key:?} is asked twice with different {why}: give one of them an alias");
+            let message =
+                format!("{key:?} is asked twice with different {why}: give one of them an alias");
             Err(Failure::field(Error::user(message), plan.path(index as u32)).at(at))
         };
         if self.fields[index].what != what {
@@ -230,7 +267,9 @@ impl<'a> Plan<'a> {
         if let What::Field(f) = what {
             let args = self.arguments(f, args, index)?;
             let old = &self.fields[index].args.0;
-            if args.0.len() != old.len() || !args.0.iter().zip(old).all(|((_, a), (_, b))| same(a, b)) {
+            if args.0.len() != old.len()
+                || !args.0.iter().zip(old).all(|((_, a), (_, b))| same(a, b))
+            {
                 return clash(self, "arguments");
             }
         }
@@ -244,7 +283,12 @@ impl<'a> Plan<'a> {
         for d in self.doc.dirs(sel.directives) {
             let value = match Raw::literal(self.doc, d.args, self.vars) {
                 Raw::Bool(b) => b,
-                _ => return Err(Failure::invalid(format!("@{} needs `if: Boolean!`", d.name)).at(position(self.doc.text, d.pos as usize))),
+                _ => {
+                    return Err(
+                        Failure::invalid(format!("@{} needs `if: Boolean!`", d.name))
+                            .at(position(self.doc.text, d.pos as usize)),
+                    );
+                }
             };
             if value == (d.name == "skip") {
                 return Ok(false);
@@ -265,27 +309,44 @@ impl<'a> Plan<'a> {
             Err(Failure::field(Error::user(message), self.path(index as u32)).at(at))
         };
         let path = || view.defs.path(field);
-        let given: Vec<(u32, &str)> = super::coerce::indices(doc, first).map(|i| (i, doc.vals[i as usize].name)).collect();
+        let given: Vec<(u32, &str)> = super::coerce::indices(doc, first)
+            .map(|i| (i, doc.vals[i as usize].name))
+            .collect();
         for (i, (_, name)) in given.iter().enumerate() {
             if !view.args(def).any(|a| *a.name == **name) {
                 let names: Vec<&str> = view.args(def).map(|a| &*a.name).collect();
                 return fail(match names.as_slice() {
                     [] => format!("{} takes no arguments, but {name:?} is given", path()),
-                    names => format!("{} has no argument {name:?} (it has {})", path(), names.join(", ")),
+                    names => format!(
+                        "{} has no argument {name:?} (it has {})",
+                        path(),
+                        names.join(", ")
+                    ),
                 });
             }
             if given[..i].iter().any(|(_, n)| n == name) {
-                return fail(format!("the argument {name:?} of {} is given twice", path()));
+                return fail(format!(
+                    "the argument {name:?} of {} is given twice",
+                    path()
+                ));
             }
         }
-        let coercion = Coercion { defs: &view.defs, interval: Some(view.interval) };
+        let coercion = Coercion {
+            defs: &view.defs,
+            interval: Some(view.interval),
+        };
         let mut out = Vec::with_capacity(def.args.len());
         for arg in view.args(def) {
-            let raw = given.iter().find(|(_, n)| *arg.name == **n).map(|(i, _)| Raw::literal(doc, *i, self.vars));
+            let raw = given
+                .iter()
+                .find(|(_, n)| *arg.name == **n)
+                .map(|(i, _)| Raw::literal(doc, *i, self.vars));
             let value = match raw {
                 None | Some(Raw::Null) => match (&arg.default, arg.ty.nullable().1) {
                     (Some(default), _) => default.clone(),
-                    (None, true) => return fail(format!("missing required argument: {:?}", arg.name)),
+                    (None, true) => {
+                        return fail(format!("missing required argument: {:?}", arg.name));
+                    }
                     (None, false) => Value::Null,
                 },
                 Some(raw) => match coercion.argument(arg, &raw) {

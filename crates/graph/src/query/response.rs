@@ -35,7 +35,13 @@ pub(crate) struct Failure {
 impl Failure {
     /// The document is no GraphQL.
     pub(crate) fn syntax(e: &SyntaxError) -> Self {
-        Self { location: Some((e.line, e.column)), ..Self::coded("GRAPHQL_PARSE_FAILED", format!("cannot parse the query: {}", e.message)) }
+        Self {
+            location: Some((e.line, e.column)),
+            ..Self::coded(
+                "GRAPHQL_PARSE_FAILED",
+                format!("cannot parse the query: {}", e.message),
+            )
+        }
     }
 
     /// The document is GraphQL, but cannot be run: no operation, bad variables, bad fragments.
@@ -46,12 +52,22 @@ impl Failure {
     fn coded(code: &str, message: impl Into<String>) -> Self {
         let mut extensions = serde_json::Map::new();
         extensions.insert("code".into(), code.into());
-        Self { status: 422, error: Error::user(message).with_extensions(extensions), path: Vec::new(), location: None }
+        Self {
+            status: 422,
+            error: Error::user(message).with_extensions(extensions),
+            path: Vec::new(),
+            location: None,
+        }
     }
 
     /// A field fails.
     pub(crate) fn field(error: Error, path: Vec<Step>) -> Self {
-        Self { status: 200, error, path, location: None }
+        Self {
+            status: 200,
+            error,
+            path,
+            location: None,
+        }
     }
 
     pub(crate) fn at(mut self, location: (usize, usize)) -> Self {
@@ -69,7 +85,9 @@ impl Failure {
         let mut out = br#"{"data":null,"errors":[{"message":"#.to_vec();
         put_str(&mut out, self.error.message());
         if let Some((line, column)) = self.location {
-            out.extend_from_slice(format!(r#","locations":[{{"line":{line},"column":{column}}}]"#).as_bytes());
+            out.extend_from_slice(
+                format!(r#","locations":[{{"line":{line},"column":{column}}}]"#).as_bytes(),
+            );
         }
         if !self.path.is_empty() {
             out.extend_from_slice(br#","path":["#);
@@ -90,7 +108,10 @@ impl Failure {
             let _ = serde_json::to_writer(&mut out, extensions);
         }
         out.extend_from_slice(b"}]}");
-        Response { status: self.status, body: out }
+        Response {
+            status: self.status,
+            body: out,
+        }
     }
 }
 
@@ -102,8 +123,15 @@ pub(crate) enum Out {
     /// JSON text.
     Raw(std::sync::Arc<[u8]>),
     /// Children, one per field of the plan from `fields` on.
-    Object { fields: u32, first: u32, len: u32 },
-    List { first: u32, len: u32 },
+    Object {
+        fields: u32,
+        first: u32,
+        len: u32,
+    },
+    List {
+        first: u32,
+        len: u32,
+    },
 }
 
 /// A node and its place.
@@ -119,7 +147,11 @@ pub(crate) struct Node {
 }
 
 /// Writes `{"data":…}` for the tree whose root is node 0.
-pub(crate) fn write<'k>(nodes: &[Node], key: impl Fn(u32) -> &'k str, max: usize) -> Result<Vec<u8>, Error> {
+pub(crate) fn write<'k>(
+    nodes: &[Node],
+    key: impl Fn(u32) -> &'k str,
+    max: usize,
+) -> Result<Vec<u8>, Error> {
     let mut out = br#"{"data":"#.to_vec();
     // Open objects and lists: the next child, the end, the plan's field of the next child (objects).
     let mut open: Vec<(u32, u32, u32)> = Vec::new();
@@ -139,7 +171,12 @@ pub(crate) fn write<'k>(nodes: &[Node], key: impl Fn(u32) -> &'k str, max: usize
             }
             Some(Out::Leaf(value)) => put_value(&mut out, value),
             Some(Out::Raw(json)) => out.extend_from_slice(json),
-            Some(Out::Pending) | None => return Err(Error::new(Class::Internal, "an answer was written before it was whole")),
+            Some(Out::Pending) | None => {
+                return Err(Error::new(
+                    Class::Internal,
+                    "an answer was written before it was whole",
+                ));
+            }
         }
         // The next child of the innermost open node, closing those that are done.
         loop {

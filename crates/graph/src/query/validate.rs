@@ -16,25 +16,48 @@ use super::{
 };
 
 /// The operation to run.
-pub(crate) fn choose<'d, 'a>(doc: &'d Document<'a>, name: Option<&str>) -> Result<&'d Operation<'a>, Failure> {
+pub(crate) fn choose<'d, 'a>(
+    doc: &'d Document<'a>,
+    name: Option<&str>,
+) -> Result<&'d Operation<'a>, Failure> {
     let name = name.filter(|n| !n.is_empty());
     let op = match (name, doc.operations.as_slice()) {
         (_, []) => return Err(Failure::invalid("the document has no operation")),
         (None, [one]) => one,
-        (None, _) => return Err(Failure::invalid("the document has several operations: name the one to run in operationName")),
+        (None, _) => {
+            return Err(Failure::invalid(
+                "the document has several operations: name the one to run in operationName",
+            ));
+        }
         (Some(n), all) => {
             let mut named = all.iter().filter(|o| o.name == Some(n));
             match (named.next(), named.next()) {
                 (Some(op), None) => op,
-                (Some(_), Some(_)) => return Err(Failure::invalid(format!("the document has several operations named {n:?}"))),
-                (None, _) => return Err(Failure::invalid(format!("the document has no operation named {n:?}"))),
+                (Some(_), Some(_)) => {
+                    return Err(Failure::invalid(format!(
+                        "the document has several operations named {n:?}"
+                    )));
+                }
+                (None, _) => {
+                    return Err(Failure::invalid(format!(
+                        "the document has no operation named {n:?}"
+                    )));
+                }
             }
         }
     };
     match op.kind {
         OpKind::Query => Ok(op),
-        OpKind::Mutation => Err(refused(doc, op.pos, "there are no mutations: every field is part of Query")),
-        OpKind::Subscription => Err(refused(doc, op.pos, "there are no subscriptions: every field is part of Query")),
+        OpKind::Mutation => Err(refused(
+            doc,
+            op.pos,
+            "there are no mutations: every field is part of Query",
+        )),
+        OpKind::Subscription => Err(refused(
+            doc,
+            op.pos,
+            "there are no subscriptions: every field is part of Query",
+        )),
     }
 }
 
@@ -66,7 +89,10 @@ fn known<'a>(
     op: &'a Operation<'a>,
     given: impl Fn(&str) -> Option<&'a serde_json::Value>,
 ) -> Result<Variables<'a>, Failure> {
-    let coercion = Coercion { defs: &view.defs, interval: Some(view.interval) };
+    let coercion = Coercion {
+        defs: &view.defs,
+        interval: Some(view.interval),
+    };
     let mut out = Variables::default();
     for var in &op.vars {
         let path = || vec![Step::Key("variable".into()), Step::Key(var.name.into())];
@@ -74,17 +100,26 @@ fn known<'a>(
         if out.declared(var.name) {
             return Err(bad(format!("the variable ${} is declared twice", var.name)));
         }
-        let ty = coercion
-            .var_type(&var.ty)
-            .ok_or_else(|| bad(format!("the variable ${}: there is no input type {}", var.name, var.ty.name)))?;
+        let ty = coercion.var_type(&var.ty).ok_or_else(|| {
+            bad(format!(
+                "the variable ${}: there is no input type {}",
+                var.name, var.ty.name
+            ))
+        })?;
         let raw = match given(var.name) {
             Some(json) => Some(Raw::json(json, 0)),
-            None if var.default != NONE => Some(Raw::literal(doc, var.default, &Variables::default())),
-            None if ty.nullable().1 => return Err(bad(format!("the variable ${} needs a value", var.name))),
+            None if var.default != NONE => {
+                Some(Raw::literal(doc, var.default, &Variables::default()))
+            }
+            None if ty.nullable().1 => {
+                return Err(bad(format!("the variable ${} needs a value", var.name)));
+            }
             None => None,
         };
         if let Some(raw) = &raw {
-            coercion.value(&ty, raw).map_err(|e| bad(format!("the variable ${}: {e}", var.name)))?;
+            coercion
+                .value(&ty, raw)
+                .map_err(|e| bad(format!("the variable ${}: {e}", var.name)))?;
         }
         out.0.insert(var.name, raw);
     }
@@ -99,7 +134,11 @@ pub(crate) fn fragments<'a>(doc: &Document<'a>) -> Result<Fragments<'a>, Failure
     let mut out = Fragments::new();
     for (i, f) in doc.fragments.iter().enumerate() {
         if out.insert(f.name, i).is_some() {
-            return Err(invalid(doc, f.pos, format!("the fragment {} is declared twice", f.name)));
+            return Err(invalid(
+                doc,
+                f.pos,
+                format!("the fragment {} is declared twice", f.name),
+            ));
         }
     }
     // Which fragments each one spreads, anywhere inside.
@@ -108,7 +147,9 @@ pub(crate) fn fragments<'a>(doc: &Document<'a>) -> Result<Fragments<'a>, Failure
         let mut found = Vec::new();
         let mut open = vec![f.first];
         while let Some(at) = open.pop() {
-            let Some(sel) = doc.sels.get(at as usize) else { continue };
+            let Some(sel) = doc.sels.get(at as usize) else {
+                continue;
+            };
             open.extend([sel.next, sel.first].into_iter().filter(|i| *i != NONE));
             if let Sel::Spread(name) = sel.sel {
                 found.extend(out.get(name));
@@ -141,7 +182,11 @@ pub(crate) fn fragments<'a>(doc: &Document<'a>) -> Result<Fragments<'a>, Failure
                         }
                         1 => {
                             let f = &doc.fragments[g];
-                            return Err(invalid(doc, f.pos, format!("the fragment {} contains itself", f.name)));
+                            return Err(invalid(
+                                doc,
+                                f.pos,
+                                format!("the fragment {} contains itself", f.name),
+                            ));
                         }
                         _ => {}
                     }
@@ -169,7 +214,8 @@ pub(crate) fn check<'a>(
     vars: &Variables<'a>,
 ) -> Result<(), Failure> {
     // (first selection, type it is made on, entry of the path above it)
-    let mut queue: VecDeque<(u32, TypeId, u32)> = VecDeque::from([(op.first, view.defs.query, NONE)]);
+    let mut queue: VecDeque<(u32, TypeId, u32)> =
+        VecDeque::from([(op.first, view.defs.query, NONE)]);
     let mut path: Vec<(u32, &'a str)> = Vec::new();
     let mut seen: HashSet<usize> = HashSet::new();
     let steps = |path: &[(u32, &'a str)], mut at: u32, last: Option<&str>| {
@@ -182,10 +228,20 @@ pub(crate) fn check<'a>(
         out
     };
     let condition = |pos: u32, on: &str| -> Result<TypeId, Failure> {
-        let ty = view.ty(on).ok_or_else(|| invalid(doc, pos, format!("a fragment is on {on}, but there is no such type")))?;
+        let ty = view.ty(on).ok_or_else(|| {
+            invalid(
+                doc,
+                pos,
+                format!("a fragment is on {on}, but there is no such type"),
+            )
+        })?;
         match view.defs.ty(ty).kind {
             Kind::Object | Kind::Interface | Kind::Union => Ok(ty),
-            _ => Err(invalid(doc, pos, format!("a fragment is on {on}, which has no fields"))),
+            _ => Err(invalid(
+                doc,
+                pos,
+                format!("a fragment is on {on}, which has no fields"),
+            )),
         }
     };
     while let Some((first, parent, up)) = queue.pop_front() {
@@ -209,15 +265,22 @@ pub(crate) fn check<'a>(
                         return Err(fail(no_field(view, parent, name)));
                     };
                     let ty = view.defs.field(field).ty.named();
-                    let composite = matches!(view.defs.ty(ty).kind, Kind::Object | Kind::Interface | Kind::Union);
+                    let composite = matches!(
+                        view.defs.ty(ty).kind,
+                        Kind::Object | Kind::Interface | Kind::Union
+                    );
                     match (composite, sel.first != NONE) {
                         (true, false) => {
                             let ty = &view.defs.ty(ty).name;
-                            return Err(fail(format!("`{name}` is a {ty}: select fields of it, such as `{name} {{ id }}`")));
+                            return Err(fail(format!(
+                                "`{name}` is a {ty}: select fields of it, such as `{name} {{ id }}`"
+                            )));
                         }
                         (false, true) => {
                             let ty = &view.defs.ty(ty).name;
-                            return Err(fail(format!("`{name}` is a {ty}, which has no fields to select")));
+                            return Err(fail(format!(
+                                "`{name}` is a {ty}, which has no fields to select"
+                            )));
                         }
                         (true, true) => {
                             queue.push_back((sel.first, ty, path.len() as u32));
@@ -228,11 +291,19 @@ pub(crate) fn check<'a>(
                 }
                 Sel::Spread(name) => {
                     let Some(&f) = fragments.get(name) else {
-                        return Err(invalid(doc, sel.pos, format!("there is no fragment {name}")));
+                        return Err(invalid(
+                            doc,
+                            sel.pos,
+                            format!("there is no fragment {name}"),
+                        ));
                     };
                     if seen.insert(f) {
                         let fragment = &doc.fragments[f];
-                        queue.push_back((fragment.first, condition(fragment.pos, fragment.on)?, up));
+                        queue.push_back((
+                            fragment.first,
+                            condition(fragment.pos, fragment.on)?,
+                            up,
+                        ));
                     }
                 }
                 Sel::Inline(on) => {
@@ -246,11 +317,19 @@ pub(crate) fn check<'a>(
 }
 
 fn used(doc: &Document<'_>, at: u32, vars: &Variables<'_>) -> Result<(), Failure> {
-    let Some(entry) = doc.vals.get(at as usize) else { return Ok(()) };
+    let Some(entry) = doc.vals.get(at as usize) else {
+        return Ok(());
+    };
     match &entry.val {
-        Val::Var(name) if !vars.declared(name) => Err(invalid(doc, entry.pos, format!("the variable ${name} is not declared"))),
+        Val::Var(name) if !vars.declared(name) => Err(invalid(
+            doc,
+            entry.pos,
+            format!("the variable ${name} is not declared"),
+        )),
         // The parser bounds the nesting.
-        Val::List(first) | Val::Object(first) => indices(doc, *first).try_for_each(|i| used(doc, i, vars)),
+        Val::List(first) | Val::Object(first) => {
+            indices(doc, *first).try_for_each(|i| used(doc, i, vars))
+        }
         _ => Ok(()),
     }
 }
@@ -258,12 +337,22 @@ fn used(doc: &Document<'_>, at: u32, vars: &Variables<'_>) -> Result<(), Failure
 fn directives(doc: &Document<'_>, first: u32, vars: &Variables<'_>) -> Result<(), Failure> {
     for d in doc.dirs(first) {
         if d.name != "skip" && d.name != "include" {
-            return Err(invalid(doc, d.pos, format!("there is no directive @{} for queries", d.name)));
+            return Err(invalid(
+                doc,
+                d.pos,
+                format!("there is no directive @{} for queries", d.name),
+            ));
         }
         let mut args = indices(doc, d.args);
         match (args.next(), args.next()) {
             (Some(at), None) if doc.vals[at as usize].name == "if" => used(doc, at, vars)?,
-            _ => return Err(invalid(doc, d.pos, format!("@{} takes exactly one argument, `if: Boolean!`", d.name))),
+            _ => {
+                return Err(invalid(
+                    doc,
+                    d.pos,
+                    format!("@{} takes exactly one argument, `if: Boolean!`", d.name),
+                ));
+            }
         }
     }
     Ok(())
@@ -298,7 +387,9 @@ pub(crate) fn distance(a: &str, b: &str) -> usize {
         let mut corner = i;
         row[0] = i + 1;
         for (j, y) in b.bytes().enumerate() {
-            let cost = (corner + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            let cost = (corner + usize::from(x != y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
             corner = std::mem::replace(&mut row[j + 1], cost);
         }
     }

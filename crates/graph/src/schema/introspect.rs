@@ -11,7 +11,9 @@ use crate::{
     value::Value,
 };
 
-use super::{Applied, ArgDef, DirectiveDef, EnumValueDef, FieldId, Kind, SchemaView, ScalarKind, Ty, TypeId};
+use super::{
+    Applied, ArgDef, DirectiveDef, EnumValueDef, FieldId, Kind, ScalarKind, SchemaView, Ty, TypeId,
+};
 
 /// Largest introspection answer.
 const MAX_BYTES: usize = 64 << 20;
@@ -75,7 +77,11 @@ fn write<'a>(plan: &mut Plan<'a>, at: u32, meta: Meta<'a>) -> Result<Vec<u8>, Fa
     let view: &'a SchemaView = plan.view;
     let mut out = Vec::with_capacity(64 << 10);
     let mut open: Vec<Open<'a>> = Vec::new();
-    let enter = |plan: &mut Plan<'a>, out: &mut Vec<u8>, at: u32, meta: Meta<'a>| -> Result<Open<'a>, Failure> {
+    let enter = |plan: &mut Plan<'a>,
+                 out: &mut Vec<u8>,
+                 at: u32,
+                 meta: Meta<'a>|
+     -> Result<Open<'a>, Failure> {
         let (first, len) = plan.children(at, type_of(view, at, plan))?;
         out.push(b'{');
         Ok(Open::Object(first, first + len, meta))
@@ -116,7 +122,10 @@ fn write<'a>(plan: &mut Plan<'a>, at: u32, meta: Meta<'a>) -> Result<Vec<u8>, Fa
         out.push(b':');
         let (name, deprecated) = match planned.what {
             What::Typename => ("__typename", false),
-            What::Field(f) => (&*view.defs.field(f).name, matches!(planned.args.get("includeDeprecated"), Value::Bool(true))),
+            What::Field(f) => (
+                &*view.defs.field(f).name,
+                matches!(planned.args.get("includeDeprecated"), Value::Bool(true)),
+            ),
         };
         match ask(view, meta, name, deprecated) {
             Is::Null => out.extend_from_slice(b"null"),
@@ -158,13 +167,17 @@ fn type_of(view: &SchemaView, at: u32, plan: &Plan<'_>) -> TypeId {
 /// Is the type listed? The helper for root fields never is; ID scalars of single types are not where `ID` replaces them.
 fn shown(view: &SchemaView, id: TypeId) -> bool {
     let def = view.defs.ty(id);
-    view.sees(def.mask) && id != view.defs.root_meta && !(view.unified() && matches!(def.scalar, ScalarKind::IdOf(_)))
+    view.sees(def.mask)
+        && id != view.defs.root_meta
+        && !(view.unified() && matches!(def.scalar, ScalarKind::IdOf(_)))
 }
 
 /// The type a reference stands for in this view, and the object it is the ID of.
 fn seen(view: &SchemaView, id: TypeId) -> (TypeId, Option<TypeId>) {
     match view.defs.ty(id).scalar {
-        ScalarKind::IdOf(object) if view.unified() => (view.defs.type_named("ID").unwrap_or(id), Some(object)),
+        ScalarKind::IdOf(object) if view.unified() => {
+            (view.defs.type_named("ID").unwrap_or(id), Some(object))
+        }
         _ => (id, None),
     }
 }
@@ -177,12 +190,19 @@ fn reference<'s>(view: &SchemaView, ty: &'s Ty) -> Meta<'s> {
 }
 
 fn types<'s>(view: &SchemaView, of: &[(TypeId, u64)]) -> Is<'s> {
-    Is::Many(of.iter().filter(|(t, m)| view.sees(*m) && shown(view, *t)).map(|(t, _)| Meta::Type(*t)).collect())
+    Is::Many(
+        of.iter()
+            .filter(|(t, m)| view.sees(*m) && shown(view, *t))
+            .map(|(t, _)| Meta::Type(*t))
+            .collect(),
+    )
 }
 
 /// The directives applied to something of this type.
 fn directives<'s>(view: &SchemaView, applied: &'s [Applied], ty: Option<&Ty>) -> Is<'s> {
-    let expected = ty.and_then(|ty| seen(view, ty.named()).1).map(Meta::Expected);
+    let expected = ty
+        .and_then(|ty| seen(view, ty.named()).1)
+        .map(Meta::Expected);
     Is::Many(applied.iter().map(Meta::Applied).chain(expected).collect())
 }
 
@@ -201,21 +221,42 @@ fn ask<'s>(view: &'s SchemaView, meta: Meta<'s>, name: &str, deprecated: bool) -
         });
     }
     match (meta, name) {
-        (Meta::Schema, "types") => Is::Many(defs.sorted.iter().filter(|t| shown(view, **t)).map(|t| Meta::Type(*t)).collect()),
+        (Meta::Schema, "types") => Is::Many(
+            defs.sorted
+                .iter()
+                .filter(|t| shown(view, **t))
+                .map(|t| Meta::Type(*t))
+                .collect(),
+        ),
         (Meta::Schema, "queryType") => Is::One(Meta::Type(defs.query)),
-        (Meta::Schema, "directives") => {
-            Is::Many(defs.directives.iter().filter(|d| view.sees(d.mask)).map(Meta::Directive).collect())
-        }
+        (Meta::Schema, "directives") => Is::Many(
+            defs.directives
+                .iter()
+                .filter(|d| view.sees(d.mask))
+                .map(Meta::Directive)
+                .collect(),
+        ),
         (Meta::Type(id), _) => named_type(view, id, name, deprecated),
-        (Meta::Wrapped(ty), "kind") => Is::Text(if matches!(ty, Ty::List(_)) { "LIST" } else { "NON_NULL" }),
-        (Meta::Wrapped(Ty::List(inner) | Ty::NonNull(inner)), "ofType") => Is::One(reference(view, inner)),
+        (Meta::Wrapped(ty), "kind") => Is::Text(if matches!(ty, Ty::List(_)) {
+            "LIST"
+        } else {
+            "NON_NULL"
+        }),
+        (Meta::Wrapped(Ty::List(inner) | Ty::NonNull(inner)), "ofType") => {
+            Is::One(reference(view, inner))
+        }
         (Meta::Wrapped(_), "directives") => Is::Many(Vec::new()),
         (Meta::Field(f), _) => {
             let f = defs.field(f);
             match name {
                 "name" => Is::Text(&f.name),
                 "description" => (&f.description).into(),
-                "args" => Is::Many(view.args(f).filter(|a| deprecated || a.deprecated.is_none()).map(Meta::Input).collect()),
+                "args" => Is::Many(
+                    view.args(f)
+                        .filter(|a| deprecated || a.deprecated.is_none())
+                        .map(Meta::Input)
+                        .collect(),
+                ),
                 "type" => Is::One(reference(view, &f.ty)),
                 "isDeprecated" => Is::Bool(f.deprecated.is_some()),
                 "deprecationReason" => (&f.deprecated).into(),
@@ -239,7 +280,13 @@ fn ask<'s>(view: &'s SchemaView, meta: Meta<'s>, name: &str, deprecated: bool) -
         (Meta::Directive(d), "description") => (&d.description).into(),
         (Meta::Directive(d), "isRepeatable") => Is::Bool(d.repeatable),
         (Meta::Directive(d), "locations") => Is::Names(d.locations.iter().map(|l| &**l).collect()),
-        (Meta::Directive(d), "args") => Is::Many(d.args.iter().filter(|a| view.sees(a.mask)).map(Meta::Input).collect()),
+        (Meta::Directive(d), "args") => Is::Many(
+            d.args
+                .iter()
+                .filter(|a| view.sees(a.mask))
+                .map(Meta::Input)
+                .collect(),
+        ),
         (Meta::Applied(a), "name") => Is::Text(&a.name),
         (Meta::Applied(a), "args") => Is::Many(a.args.iter().map(Meta::AppliedArg).collect()),
         (Meta::Expected(_), "name") => Is::Text("expectedType"),
@@ -269,7 +316,9 @@ fn named_type<'s>(view: &'s SchemaView, id: TypeId, name: &str, deprecated: bool
                 .collect(),
         ),
         "interfaces" if composite => types(view, &def.interfaces),
-        "possibleTypes" if matches!(def.kind, Kind::Interface | Kind::Union) => types(view, &def.possible),
+        "possibleTypes" if matches!(def.kind, Kind::Interface | Kind::Union) => {
+            types(view, &def.possible)
+        }
         "enumValues" if def.kind == Kind::Enum => Is::Many(
             def.values
                 .iter()
@@ -277,9 +326,12 @@ fn named_type<'s>(view: &'s SchemaView, id: TypeId, name: &str, deprecated: bool
                 .map(Meta::EnumValue)
                 .collect(),
         ),
-        "inputFields" if def.kind == Kind::Input => {
-            Is::Many(view.inputs(def).filter(|a| deprecated || a.deprecated.is_none()).map(Meta::Input).collect())
-        }
+        "inputFields" if def.kind == Kind::Input => Is::Many(
+            view.inputs(def)
+                .filter(|a| deprecated || a.deprecated.is_none())
+                .map(Meta::Input)
+                .collect(),
+        ),
         "isOneOf" if def.kind == Kind::Input => Is::Bool(false),
         "directives" => directives(view, &def.applied, None),
         _ => Is::Null,

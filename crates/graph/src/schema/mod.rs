@@ -1,6 +1,7 @@
 //! The schema: types, fields and arguments as data, each with the range of views that sees it.
 
 pub mod bind;
+mod declare;
 pub(crate) mod introspect;
 pub(crate) mod sdl;
 pub mod view;
@@ -231,15 +232,26 @@ impl Defs {
     /// The declaration of a field that an interval sees.
     pub(crate) fn field_in(&self, parent: TypeId, name: &str, interval: u32) -> Option<FieldId> {
         let all = self.ty(parent).by_name.get(name)?;
-        all.iter().copied().find(|f| self.field(*f).mask & (1 << interval) != 0)
+        all.iter()
+            .copied()
+            .find(|f| self.field(*f).mask & (1 << interval) != 0)
     }
 
     /// The declaration a recipe means that records `view`: the one of that view; without one, the one of the default view,
     /// else the newest.
-    pub(crate) fn field_of_recipe(&self, parent: TypeId, name: &str, view: &str) -> Option<(FieldId, u32)> {
+    pub(crate) fn field_of_recipe(
+        &self,
+        parent: TypeId,
+        name: &str,
+        view: &str,
+    ) -> Option<(FieldId, u32)> {
         let all = self.ty(parent).by_name.get(name)?;
         let interval = self.interval(View::parse(view).unwrap_or(View::DEFAULT));
-        if let Some(f) = all.iter().copied().find(|f| self.field(*f).mask & (1 << interval) != 0) {
+        if let Some(f) = all
+            .iter()
+            .copied()
+            .find(|f| self.field(*f).mask & (1 << interval) != 0)
+        {
             return Some((f, interval));
         }
         let newest = all.iter().copied().max_by_key(|f| self.field(*f).mask)?;
@@ -278,7 +290,12 @@ pub(crate) struct Binding<C> {
 
 impl<C> Clone for Binding<C> {
     fn clone(&self) -> Self {
-        Self { resolver: self.resolver.clone(), memo: self.memo, by_view: self.by_view, sensitive: self.sensitive.clone() }
+        Self {
+            resolver: self.resolver.clone(),
+            memo: self.memo,
+            by_view: self.by_view,
+            sensitive: self.sensitive.clone(),
+        }
     }
 }
 
@@ -324,7 +341,10 @@ impl<C> Schema<C> {
     pub fn unbound(&self) -> Vec<String> {
         let defs = &self.0.defs;
         let mut out: Vec<String> = (0..defs.fields.len() as u32)
-            .filter(|f| defs.field(*f).provider == Provider::Engine && self.0.bindings[*f as usize].is_none())
+            .filter(|f| {
+                defs.field(*f).provider == Provider::Engine
+                    && self.0.bindings[*f as usize].is_none()
+            })
             .filter(|f| defs.ty(defs.field(*f).parent).kind == Kind::Object)
             .map(|f| defs.path(f))
             .collect();
@@ -337,7 +357,10 @@ impl<C> Schema<C> {
     pub fn fields(&self) -> Vec<String> {
         let defs = &self.0.defs;
         let mut out: Vec<String> = (0..defs.fields.len() as u32)
-            .filter(|f| defs.field(*f).provider != Provider::Meta && defs.ty(defs.field(*f).parent).kind == Kind::Object)
+            .filter(|f| {
+                defs.field(*f).provider != Provider::Meta
+                    && defs.ty(defs.field(*f).parent).kind == Kind::Object
+            })
             .map(|f| defs.path(f))
             .collect();
         out.sort();

@@ -48,9 +48,19 @@ impl Const {
             Const::Bool(b) => b.to_string(),
             Const::Int(t) | Const::Float(t) | Const::Enum(t) => t.clone(),
             Const::Str(t) => serde_json::Value::from(t.as_str()).to_string(),
-            Const::List(items) => format!("[{}]", items.iter().map(Const::text).collect::<Vec<_>>().join(", ")),
+            Const::List(items) => format!(
+                "[{}]",
+                items.iter().map(Const::text).collect::<Vec<_>>().join(", ")
+            ),
             Const::Object(fields) => {
-                format!("{{{}}}", fields.iter().map(|(n, v)| format!("{n}: {}", v.text())).collect::<Vec<_>>().join(", "))
+                format!(
+                    "{{{}}}",
+                    fields
+                        .iter()
+                        .map(|(n, v)| format!("{n}: {}", v.text()))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )
             }
         }
     }
@@ -133,7 +143,10 @@ const MAX_TYPE_DEPTH: usize = 8;
 
 /// Reads schema text.
 pub(crate) fn parse(text: &str) -> Result<Sdl, SyntaxError> {
-    let mut p = Reader { p: Parser::new(text)?, out: Sdl::default() };
+    let mut p = Reader {
+        p: Parser::new(text)?,
+        out: Sdl::default(),
+    };
     while p.p.token != Token::End {
         p.definition()?;
     }
@@ -157,7 +170,9 @@ impl Reader<'_> {
     fn definition(&mut self) -> Result<(), SyntaxError> {
         let description = self.description()?;
         let extends = self.p.eat_word("extend")?;
-        let Token::Name(word) = self.p.token else { return Err(self.p.expected("a definition")) };
+        let Token::Name(word) = self.p.token else {
+            return Err(self.p.expected("a definition"));
+        };
         let kind = match word {
             "scalar" => Kind::Scalar,
             "type" => Kind::Object,
@@ -226,7 +241,12 @@ impl Reader<'_> {
                         let description = self.description()?;
                         let name = self.name()?;
                         let (directives, range) = self.directives()?;
-                        ty.values.push(ValueDecl { name, description, directives, range });
+                        ty.values.push(ValueDecl {
+                            name,
+                            description,
+                            directives,
+                            range,
+                        });
                     }
                 }
             }
@@ -255,7 +275,11 @@ impl Reader<'_> {
         self.p.advance()?;
         self.p.expect(b'@')?;
         let name = self.name()?;
-        let args = if self.p.eat(b'(')? { self.args(b')')? } else { Vec::new() };
+        let args = if self.p.eat(b'(')? {
+            self.args(b')')?
+        } else {
+            Vec::new()
+        };
         // Not in the language: a directive may itself be limited to some views.
         let (_, range) = self.directives()?;
         let repeatable = self.p.eat_word("repeatable")?;
@@ -270,18 +294,36 @@ impl Reader<'_> {
                 break;
             }
         }
-        self.out.directives.push(DirectiveDecl { name, description, args, locations, repeatable, range });
+        self.out.directives.push(DirectiveDecl {
+            name,
+            description,
+            args,
+            locations,
+            repeatable,
+            range,
+        });
         Ok(())
     }
 
     fn field(&mut self) -> Result<FieldDecl, SyntaxError> {
         let description = self.description()?;
         let name = self.name()?;
-        let args = if self.p.eat(b'(')? { self.args(b')')? } else { Vec::new() };
+        let args = if self.p.eat(b'(')? {
+            self.args(b')')?
+        } else {
+            Vec::new()
+        };
         self.p.expect(b':')?;
         let ty = self.ty(0)?;
         let (directives, range) = self.directives()?;
-        Ok(FieldDecl { name, description, args, ty, directives, range })
+        Ok(FieldDecl {
+            name,
+            description,
+            args,
+            ty,
+            directives,
+            range,
+        })
     }
 
     fn args(&mut self, end: u8) -> Result<Vec<ArgDecl>, SyntaxError> {
@@ -298,7 +340,14 @@ impl Reader<'_> {
                 None
             };
             let (directives, range) = self.directives()?;
-            out.push(ArgDecl { name, description, ty, default, directives, range });
+            out.push(ArgDecl {
+                name,
+                description,
+                ty,
+                default,
+                directives,
+                range,
+            });
         }
         Ok(out)
     }
@@ -314,12 +363,18 @@ impl Reader<'_> {
         } else {
             TyDecl::Named(self.name()?)
         };
-        Ok(if self.p.eat(b'!')? { TyDecl::NonNull(Box::new(ty)) } else { ty })
+        Ok(if self.p.eat(b'!')? {
+            TyDecl::NonNull(Box::new(ty))
+        } else {
+            ty
+        })
     }
 
     /// A parsed value; its nesting is bounded by the parser.
     fn constant(&self, at: u32) -> Const {
-        let Some(entry) = self.p.doc.vals.get(at as usize) else { return Const::Null };
+        let Some(entry) = self.p.doc.vals.get(at as usize) else {
+            return Const::Null;
+        };
         match &entry.val {
             Val::Null | Val::Var(_) => Const::Null,
             Val::Bool(b) => Const::Bool(*b),
@@ -327,16 +382,24 @@ impl Reader<'_> {
             Val::Float(t) => Const::Float((*t).into()),
             Val::Str(t) => Const::Str(t.to_string()),
             Val::Enum(t) => Const::Enum((*t).into()),
-            Val::List(first) => Const::List(self.chain(*first).map(|(_, i)| self.constant(i)).collect()),
-            Val::Object(first) => Const::Object(self.chain(*first).map(|(n, i)| (n.to_owned(), self.constant(i))).collect()),
+            Val::List(first) => {
+                Const::List(self.chain(*first).map(|(_, i)| self.constant(i)).collect())
+            }
+            Val::Object(first) => Const::Object(
+                self.chain(*first)
+                    .map(|(n, i)| (n.to_owned(), self.constant(i)))
+                    .collect(),
+            ),
         }
     }
 
     fn chain(&self, first: u32) -> impl Iterator<Item = (&str, u32)> {
         let vals = &self.p.doc.vals;
         let next = |i: u32| (i != NONE).then_some(i);
-        std::iter::successors(next(first), move |i| vals.get(*i as usize).and_then(|v| next(v.next)))
-            .filter_map(move |i| vals.get(i as usize).map(|v| (v.name, i)))
+        std::iter::successors(next(first), move |i| {
+            vals.get(*i as usize).and_then(|v| next(v.next))
+        })
+        .filter_map(move |i| vals.get(i as usize).map(|v| (v.name, i)))
     }
 
     /// Applied directives; `@since` and `@until` become the range.
@@ -346,17 +409,28 @@ impl Reader<'_> {
         let mut out = Vec::new();
         let mut range = Range::default();
         for d in self.p.doc.dirs(first) {
-            let args: Vec<(Arc<str>, Const)> = self.chain(d.args).map(|(n, i)| (n.into(), self.constant(i))).collect();
+            let args: Vec<(Arc<str>, Const)> = self
+                .chain(d.args)
+                .map(|(n, i)| (n.into(), self.constant(i)))
+                .collect();
             if d.name != "since" && d.name != "until" {
-                out.push(DirDecl { name: d.name.into(), args });
+                out.push(DirDecl {
+                    name: d.name.into(),
+                    args,
+                });
                 continue;
             }
             let version = match args.first() {
                 Some((_, Const::Str(v))) => View::parse(v),
                 _ => None,
             };
-            let version = version
-                .ok_or_else(|| SyntaxError::at(self.p.doc.text, pos, format!("@{} needs `version: \"v1.2.3\"`", d.name)))?;
+            let version = version.ok_or_else(|| {
+                SyntaxError::at(
+                    self.p.doc.text,
+                    pos,
+                    format!("@{} needs `version: \"v1.2.3\"`", d.name),
+                )
+            })?;
             if d.name == "since" {
                 range.since = Some(version);
             } else {
@@ -385,19 +459,53 @@ mod tests {
         let a = &sdl.types[0];
         assert_eq!(a.range.since, Some(View::new(0, 12, 0)));
         assert_eq!(a.interfaces.len(), 2);
-        assert_eq!(a.fields[0].args[0].default.as_ref().map(Const::text).as_deref(), Some("[1, 2]"));
+        assert_eq!(
+            a.fields[0].args[0]
+                .default
+                .as_ref()
+                .map(Const::text)
+                .as_deref(),
+            Some("[1, 2]")
+        );
         assert_eq!(a.fields[0].args[0].range.until, Some(View::new(0, 13, 0)));
         assert_eq!(a.fields[0].directives[0].name.as_ref(), "deprecated");
-        assert_eq!(sdl.types[4].inputs[0].default.as_ref().map(Const::text).as_deref(), Some(r#""x\"y""#));
+        assert_eq!(
+            sdl.types[4].inputs[0]
+                .default
+                .as_ref()
+                .map(Const::text)
+                .as_deref(),
+            Some(r#""x\"y""#)
+        );
         assert_eq!(sdl.directives[0].locations.len(), 2);
         assert!(sdl.directives[0].repeatable);
     }
 
     #[test]
     fn mistakes_say_where() {
-        assert!(parse("type A { a }").expect_err("no type").to_string().contains("expected `:`"));
-        assert!(parse("type A @since(version: \"x\")").expect_err("no version").to_string().contains("@since needs"));
-        assert!(parse("schema { mutation: M }").expect_err("a mutation").to_string().contains("only root"));
-        assert!(parse("{a}").expect_err("a query").to_string().contains("expected a definition"));
+        assert!(
+            parse("type A { a }")
+                .expect_err("no type")
+                .to_string()
+                .contains("expected `:`")
+        );
+        assert!(
+            parse("type A @since(version: \"x\")")
+                .expect_err("no version")
+                .to_string()
+                .contains("@since needs")
+        );
+        assert!(
+            parse("schema { mutation: M }")
+                .expect_err("a mutation")
+                .to_string()
+                .contains("only root")
+        );
+        assert!(
+            parse("{a}")
+                .expect_err("a query")
+                .to_string()
+                .contains("expected a definition")
+        );
     }
 }

@@ -23,7 +23,11 @@ pub struct SchemaView {
 
 impl SchemaView {
     pub(crate) fn new(defs: Arc<Defs>, interval: u32) -> Self {
-        Self { defs, interval, remembered: Mutex::default() }
+        Self {
+            defs,
+            interval,
+            remembered: Mutex::default(),
+        }
     }
 
     /// Is something with this mask part of the view?
@@ -37,7 +41,9 @@ impl SchemaView {
     }
 
     pub(crate) fn ty(&self, name: &str) -> Option<TypeId> {
-        self.defs.type_named(name).filter(|t| self.sees(self.defs.ty(*t).mask))
+        self.defs
+            .type_named(name)
+            .filter(|t| self.sees(self.defs.ty(*t).mask))
     }
 
     pub(crate) fn field(&self, parent: TypeId, name: &str) -> Option<FieldId> {
@@ -54,8 +60,13 @@ impl SchemaView {
 
     /// The remembered answer to the document with this digest.
     pub(crate) fn recall(&self, document: u128) -> Option<Arc<[u8]>> {
-        let kept = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().find(|(d, _)| *d == document).map(|(_, bytes)| bytes.clone())
+        let kept = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.iter()
+            .find(|(d, _)| *d == document)
+            .map(|(_, bytes)| bytes.clone())
     }
 
     /// Remembers an answer.
@@ -63,7 +74,10 @@ impl SchemaView {
         if answer.len() > MAX_REMEMBERED_BYTES {
             return;
         }
-        let mut kept = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if kept.iter().any(|(d, _)| *d == document) {
             return;
         }
@@ -76,12 +90,22 @@ impl SchemaView {
     /// Does the view have `Type`, or `Type.field`, or `Type.field(arg:)` written `Type.field.arg`?
     pub fn has(&self, path: &str) -> bool {
         let mut parts = path.split('.');
-        let Some(ty) = parts.next().and_then(|t| self.ty(t)) else { return false };
-        let Some(name) = parts.next() else { return true };
+        let Some(ty) = parts.next().and_then(|t| self.ty(t)) else {
+            return false;
+        };
+        let Some(name) = parts.next() else {
+            return true;
+        };
         let def = self.defs.ty(ty);
         if let Some(field) = self.field(ty, name) {
-            return parts.next().is_none_or(|arg| self.args(self.defs.field(field)).any(|a| *a.name == *arg));
+            return parts
+                .next()
+                .is_none_or(|arg| self.args(self.defs.field(field)).any(|a| *a.name == *arg));
         }
-        self.inputs(def).any(|a| *a.name == *name) || def.values.iter().any(|v| *v.name == *name && self.sees(v.mask))
+        self.inputs(def).any(|a| *a.name == *name)
+            || def
+                .values
+                .iter()
+                .any(|v| *v.name == *name && self.sees(v.mask))
     }
 }

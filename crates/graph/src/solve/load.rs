@@ -22,7 +22,12 @@ impl<C: Context> Solver<C> {
         self.load_in(ctx, View::DEFAULT, call).await
     }
 
-    pub(crate) async fn load_in(self: &Arc<Self>, ctx: &C, view: View, call: &Arc<Call>) -> Result<Object, Error> {
+    pub(crate) async fn load_in(
+        self: &Arc<Self>,
+        ctx: &C,
+        view: View,
+        call: &Arc<Call>,
+    ) -> Result<Object, Error> {
         let (mut this, pending) = match self.backlog(ctx, call) {
             Ok(object) => return Ok(object),
             Err(backlog) => backlog,
@@ -35,12 +40,20 @@ impl<C: Context> Solver<C> {
 
     /// The object itself if it is remembered; else the nearest remembered receiver and the calls behind it, last first.
     #[allow(clippy::type_complexity)]
-    pub(crate) fn backlog(&self, ctx: &C, call: &Arc<Call>) -> Result<Object, (Option<Object>, Vec<Arc<Call>>)> {
+    pub(crate) fn backlog(
+        &self,
+        ctx: &C,
+        call: &Arc<Call>,
+    ) -> Result<Object, (Option<Object>, Vec<Arc<Call>>)> {
         let mut pending = Vec::new();
         let mut at = call;
         loop {
             if let Some(object) = self.remembers(ctx, at) {
-                return if pending.is_empty() { Ok(object) } else { Err((Some(object), pending)) };
+                return if pending.is_empty() {
+                    Ok(object)
+                } else {
+                    Err((Some(object), pending))
+                };
             }
             pending.push(at.clone());
             match &at.receiver {
@@ -61,7 +74,13 @@ impl<C: Context> Solver<C> {
     }
 
     /// Evaluates the last call of a recipe on its receiver.
-    async fn step(self: &Arc<Self>, ctx: &C, view: View, this: Option<Object>, call: &Arc<Call>) -> Result<Object, Error> {
+    async fn step(
+        self: &Arc<Self>,
+        ctx: &C,
+        view: View,
+        this: Option<Object>,
+        call: &Arc<Call>,
+    ) -> Result<Object, Error> {
         let defs = self.defs();
         let this = receiver(defs, this);
         let parent = match &this {
@@ -70,16 +89,34 @@ impl<C: Context> Solver<C> {
                 .type_named(&o.type_name)
                 .ok_or_else(|| Error::internal(format!("there is no type {}", o.type_name)))?,
         };
-        let no_field = || Error::user(format!("cannot load the ID: {} has no field {:?}", defs.ty(parent).name, call.field));
-        let (field, interval) = defs.field_of_recipe(parent, &call.field, &call.view).ok_or_else(no_field)?;
+        let no_field = || {
+            Error::user(format!(
+                "cannot load the ID: {} has no field {:?}",
+                defs.ty(parent).name,
+                call.field
+            ))
+        };
+        let (field, interval) = defs
+            .field_of_recipe(parent, &call.field, &call.view)
+            .ok_or_else(no_field)?;
         let def = defs.field(field);
         if def.provider != Provider::Engine || defs.ty(def.ty.named()).kind == Kind::Scalar {
-            return Err(Error::user(format!("cannot load the ID: {} makes no object", defs.path(field))));
+            return Err(Error::user(format!(
+                "cannot load the ID: {} makes no object",
+                defs.path(field)
+            )));
         }
         let made = def.ty.named();
-        if !defs.type_named(&call.type_name).is_some_and(|t| defs.is_a(t, made)) {
+        if !defs
+            .type_named(&call.type_name)
+            .is_some_and(|t| defs.is_a(t, made))
+        {
             let made = &defs.ty(made).name;
-            return Err(Error::user(format!("cannot load the ID: expected a {}, but {} makes a {made}", call.type_name, defs.path(field))));
+            return Err(Error::user(format!(
+                "cannot load the ID: expected a {}, but {} makes a {made}",
+                call.type_name,
+                defs.path(field)
+            )));
         }
         let args = self.recipe_args(field, def, interval, call)?;
         // The receiver may have come under another recipe than the one asked.
@@ -94,13 +131,28 @@ impl<C: Context> Solver<C> {
             without_nth(call, this.as_ref().map(|o| o.call.clone()))
         };
         let view = self.view_of_recipe(field, interval, view, call);
-        let value = self.ask(ctx, Asking { field, this, args, call: asked, view }).wait().await?;
+        let value = self
+            .ask(
+                ctx,
+                Asking {
+                    field,
+                    this,
+                    args,
+                    call: asked,
+                    view,
+                },
+            )
+            .wait()
+            .await?;
         let object = pick(value, call)?;
         let expected = defs.type_named(&call.type_name);
         let found = defs.type_named(&object.type_name);
         match (expected, found) {
             (Some(e), Some(f)) if defs.is_a(f, e) => Ok(object),
-            _ => Err(Error::user(format!("cannot load the ID: expected a {}, found a {}", call.type_name, object.type_name))),
+            _ => Err(Error::user(format!(
+                "cannot load the ID: expected a {}, found a {}",
+                call.type_name, object.type_name
+            ))),
         }
     }
 
@@ -113,28 +165,53 @@ impl<C: Context> Solver<C> {
         let defs = self.defs();
         let def = defs.field(field);
         let theirs = defs.interval(asked);
-        let same = def.mask & (1 << theirs) != 0 && def.recorded.get(theirs as usize).is_some_and(|r| r.is_empty());
+        let same = def.mask & (1 << theirs) != 0
+            && def
+                .recorded
+                .get(theirs as usize)
+                .is_some_and(|r| r.is_empty());
         if same && !self.binding(field).is_some_and(|b| b.by_view) {
             asked
         } else if interval == defs.interval(View::DEFAULT) {
             View::DEFAULT
         } else {
-            interval.checked_sub(1).and_then(|i| defs.bounds.get(i as usize)).copied().unwrap_or(View::new(0, 0, 0))
+            interval
+                .checked_sub(1)
+                .and_then(|i| defs.bounds.get(i as usize))
+                .copied()
+                .unwrap_or(View::new(0, 0, 0))
         }
     }
 
-    fn recipe_args(&self, field: FieldId, def: &FieldDef, interval: u32, call: &Call) -> Result<Args, Error> {
+    fn recipe_args(
+        &self,
+        field: FieldId,
+        def: &FieldDef,
+        interval: u32,
+        call: &Call,
+    ) -> Result<Args, Error> {
         let given = |name: &str| call.arg(name).map(|l| Raw::recipe(l, 0));
         let known = |name: &str| def.args.iter().any(|a| *a.name == *name);
         if let Some((name, _)) = call.args.iter().find(|(n, _)| !known(n)) {
-            return Err(Error::user(format!("cannot load the ID: {} has no argument {name:?}", self.defs().path(field))));
+            return Err(Error::user(format!(
+                "cannot load the ID: {} has no argument {name:?}",
+                self.defs().path(field)
+            )));
         }
         let sensitive = self.binding(field).map_or(&[][..], |b| &b.sensitive);
-        if let Some(a) = def.args.iter().find(|a| sensitive.contains(&a.name) && a.ty.nullable().1) {
+        if let Some(a) = def
+            .args
+            .iter()
+            .find(|a| sensitive.contains(&a.name) && a.ty.nullable().1)
+        {
             let path = self.defs().path(field);
-            return Err(Error::user(format!("cannot load the ID: the argument {:?} of {path} is not part of IDs", a.name)));
+            return Err(Error::user(format!(
+                "cannot load the ID: the argument {:?} of {path} is not part of IDs",
+                a.name
+            )));
         }
-        self.coerce(field, def, interval, true, given).map_err(|e| e.context("cannot load the ID"))
+        self.coerce(field, def, interval, true, given)
+            .map_err(|e| e.context("cannot load the ID"))
     }
 
     /// Coerces arguments of a field. With `all`, arguments the interval does not see count, too.
@@ -147,7 +224,10 @@ impl<C: Context> Solver<C> {
         given: impl Fn(&str) -> Option<Raw<'a>>,
     ) -> Result<Args, Error> {
         let defs = self.defs();
-        let coercion = Coercion { defs, interval: if all { None } else { Some(interval) } };
+        let coercion = Coercion {
+            defs,
+            interval: if all { None } else { Some(interval) },
+        };
         let sees = |mask: u64| mask & (1 << interval) != 0;
         let mut out: Vec<(Arc<str>, Value)> = Vec::with_capacity(def.args.len());
         for arg in &def.args {
@@ -161,17 +241,27 @@ impl<C: Context> Solver<C> {
                     // A required argument that another view has instead of one of these.
                     (None, true) if !sees(arg.mask) => continue,
                     (None, true) => {
-                        let others = def.args.iter().any(|a| !sees(a.mask) && given(&a.name).is_some());
+                        let others = def
+                            .args
+                            .iter()
+                            .any(|a| !sees(a.mask) && given(&a.name).is_some());
                         if all && others {
                             continue;
                         }
-                        return Err(Error::user(format!("missing required argument: {:?}", arg.name)));
+                        return Err(Error::user(format!(
+                            "missing required argument: {:?}",
+                            arg.name
+                        )));
                     }
                     (None, false) => Value::Null,
                 },
-                Some(raw) => coercion
-                    .argument(arg, &raw)
-                    .map_err(|e| Error::user(format!("argument {:?} of {}: {e}", arg.name, defs.path(field))))?,
+                Some(raw) => coercion.argument(arg, &raw).map_err(|e| {
+                    Error::user(format!(
+                        "argument {:?} of {}: {e}",
+                        arg.name,
+                        defs.path(field)
+                    ))
+                })?,
             };
             out.push((arg.name.clone(), value));
         }
@@ -182,7 +272,14 @@ impl<C: Context> Solver<C> {
     ///
     /// # Errors
     /// Unknown fields and arguments, and whatever the field fails with.
-    pub async fn select(self: &Arc<Self>, ctx: &C, view: View, this: Option<&Object>, field: &str, args: Args) -> Result<Value, Error> {
+    pub async fn select(
+        self: &Arc<Self>,
+        ctx: &C,
+        view: View,
+        this: Option<&Object>,
+        field: &str,
+        args: Args,
+    ) -> Result<Value, Error> {
         let defs = self.defs().clone();
         let this = receiver(&defs, this.cloned());
         let parent = match &this {
@@ -193,11 +290,20 @@ impl<C: Context> Solver<C> {
         };
         let interval = defs.interval(view);
         let no_field = || Error::user(format!("{} has no field {field:?}", defs.ty(parent).name));
-        let field = defs.field_in(parent, field, interval).ok_or_else(no_field)?;
+        let field = defs
+            .field_in(parent, field, interval)
+            .ok_or_else(no_field)?;
         let def = defs.field(field);
         let sees = |mask: u64| mask & (1 << interval) != 0;
-        if let Some((name, _)) = args.0.iter().find(|(n, _)| !def.args.iter().any(|a| a.name == *n && sees(a.mask))) {
-            return Err(Error::user(format!("{} has no argument {name:?}", defs.path(field))));
+        if let Some((name, _)) = args
+            .0
+            .iter()
+            .find(|(n, _)| !def.args.iter().any(|a| a.name == *n && sees(a.mask)))
+        {
+            return Err(Error::user(format!(
+                "{} has no argument {name:?}",
+                defs.path(field)
+            )));
         }
         let given = |name: &str| match args.get(name) {
             Value::Null => None,
@@ -211,10 +317,16 @@ impl<C: Context> Solver<C> {
                 Ok(Value::Id(this.call))
             }
             Provider::Load => match args.0.first() {
-                Some((_, Value::Id(call))) => self.load_in(ctx, view, &call.clone()).await.map(Value::Object),
+                Some((_, Value::Id(call))) => self
+                    .load_in(ctx, view, &call.clone())
+                    .await
+                    .map(Value::Object),
                 _ => Err(Error::user(format!("{} needs an ID", defs.path(field)))),
             },
-            Provider::Meta => Err(Error::user(format!("{} can only be asked by a query", defs.path(field)))),
+            Provider::Meta => Err(Error::user(format!(
+                "{} can only be asked by a query",
+                defs.path(field)
+            ))),
             Provider::Engine => {
                 let literals = self.recipe(field, &args);
                 let asking = self.asking(view, interval, field, this, args, literals);
@@ -229,7 +341,14 @@ impl<C: Context> Solver<C> {
 
 /// The call that gave the list an element's call picks from, on another receiver.
 fn without_nth(call: &Call, receiver: Option<Arc<Call>>) -> Arc<Call> {
-    Call::with(receiver, &call.field, call.args.clone(), &call.type_name, 0, &call.view)
+    Call::with(
+        receiver,
+        &call.field,
+        call.args.clone(),
+        &call.type_name,
+        0,
+        &call.view,
+    )
 }
 
 /// The object a call means in the value its field gave.
@@ -239,14 +358,33 @@ fn pick(value: Value, call: &Call) -> Result<Object, Error> {
         (Value::List(items), nth) => {
             let len = items.len();
             let item = items.into_iter().nth(nth as usize - 1);
-            item.ok_or_else(|| Error::user(format!("cannot load the ID: {} has {len} elements, no #{nth}", call.field)))?
+            item.ok_or_else(|| {
+                Error::user(format!(
+                    "cannot load the ID: {} has {len} elements, no #{nth}",
+                    call.field
+                ))
+            })?
         }
-        (_, nth) => return Err(Error::user(format!("cannot load the ID: {} is no list, so there is no #{nth}", call.field))),
+        (_, nth) => {
+            return Err(Error::user(format!(
+                "cannot load the ID: {} is no list, so there is no #{nth}",
+                call.field
+            )));
+        }
     };
     match value {
         Value::Object(o) => Ok(o),
-        Value::Null => Err(Error::user(format!("cannot load the ID: {} is null", call.field))),
-        Value::List(_) => Err(Error::user(format!("cannot load the ID: {} is a list, and the ID names no element", call.field))),
-        _ => Err(Error::user(format!("cannot load the ID: {} is no object", call.field))),
+        Value::Null => Err(Error::user(format!(
+            "cannot load the ID: {} is null",
+            call.field
+        ))),
+        Value::List(_) => Err(Error::user(format!(
+            "cannot load the ID: {} is a list, and the ID names no element",
+            call.field
+        ))),
+        _ => Err(Error::user(format!(
+            "cannot load the ID: {} is no object",
+            call.field
+        ))),
     }
 }

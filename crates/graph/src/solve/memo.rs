@@ -40,13 +40,17 @@ pub(crate) struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 
 impl Memory {
     fn shard(&self, key: &Key) -> MutexGuard<'_, HashMap<Key, Slot>> {
-        self.shards[key.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[key.0 as usize % SHARDS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins what is there, or begins.
@@ -117,7 +121,13 @@ impl Memory {
     }
 
     fn count(&self, what: impl Fn(&Slot) -> bool) -> usize {
-        let lock = |s: &Mutex<HashMap<Key, Slot>>| s.lock().unwrap_or_else(PoisonError::into_inner).values().filter(|s| what(s)).count();
+        let lock = |s: &Mutex<HashMap<Key, Slot>>| {
+            s.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .filter(|s| what(s))
+                .count()
+        };
         self.shards.iter().map(lock).sum()
     }
 }
@@ -152,28 +162,46 @@ mod tests {
         let memory = Memory::default();
         // All in one shard.
         let key = |i: usize| Key((i * SHARDS) as u128, 0);
-        let Found::Nothing(work) = memory.find(&key(0)) else { panic!("nothing yet") };
+        let Found::Nothing(work) = memory.find(&key(0)) else {
+            panic!("nothing yet")
+        };
         for i in 1..3 * MAX_SLOTS {
-            let Found::Nothing(task) = memory.find(&key(i)) else { panic!("nothing yet") };
+            let Found::Nothing(task) = memory.find(&key(i)) else {
+                panic!("nothing yet")
+            };
             memory.settle(&key(i), &task, Some(&Value::Int(i as i64)));
         }
         assert!(memory.len() < MAX_SLOTS);
         assert!(matches!(memory.find(&key(0)), Found::Running(_)));
-        memory.settle(&key(0), &work, Some(&Value::List(vec![Value::string("x".repeat(MAX_TEXT)), Value::string("y")])));
+        memory.settle(
+            &key(0),
+            &work,
+            Some(&Value::List(vec![
+                Value::string("x".repeat(MAX_TEXT)),
+                Value::string("y"),
+            ])),
+        );
         assert!(memory.recall(&key(0)).is_none(), "large texts are not kept");
-        assert!(matches!(memory.recall(&key(3 * MAX_SLOTS - 1)), Some(Value::Int(_))));
+        assert!(matches!(
+            memory.recall(&key(3 * MAX_SLOTS - 1)),
+            Some(Value::Int(_))
+        ));
     }
 
     #[test]
     fn an_abandoned_computation_is_replaced_unless_someone_waits() {
         let memory = Memory::default();
         let key = Key(1, 2);
-        let Found::Nothing(first) = memory.find(&key) else { panic!("nothing yet") };
+        let Found::Nothing(first) = memory.find(&key) else {
+            panic!("nothing yet")
+        };
         let waiter = first.join();
         assert!(!memory.abandon(&key, &first));
         drop(waiter);
         assert!(memory.abandon(&key, &first));
-        let Found::Nothing(second) = memory.find(&key) else { panic!("nothing any more") };
+        let Found::Nothing(second) = memory.find(&key) else {
+            panic!("nothing any more")
+        };
         // The first one's end does not touch the second.
         memory.settle(&key, &first, Some(&Value::Int(1)));
         assert!(memory.abandon(&key, &first));

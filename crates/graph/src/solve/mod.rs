@@ -62,7 +62,10 @@ pub(crate) fn receiver(defs: &Defs, this: Option<Object>) -> Option<Object> {
 impl<C: Context> Solver<C> {
     /// A solver with nothing remembered.
     pub fn new(schema: Schema<C>) -> Arc<Self> {
-        Arc::new(Self { schema, memory: Memory::default() })
+        Arc::new(Self {
+            schema,
+            memory: Memory::default(),
+        })
     }
 
     /// The schema it solves.
@@ -93,7 +96,9 @@ impl<C: Context> Solver<C> {
         let def = self.defs().field(field);
         let sensitive = self.binding(field).map_or(&[][..], |b| &b.sensitive);
         let default = |name: &str, value: &Value| {
-            def.args.iter().any(|a| *a.name == *name && a.default.as_ref().is_some_and(|d| same(d, value)))
+            def.args
+                .iter()
+                .any(|a| *a.name == *name && a.default.as_ref().is_some_and(|d| same(d, value)))
                 && def.args.iter().filter(|a| *a.name == *name).count() == 1
         };
         args.0
@@ -125,16 +130,32 @@ impl<C: Context> Solver<C> {
             0,
             &recorded,
         );
-        Asking { field, this, args, call, view }
+        Asking {
+            field,
+            this,
+            args,
+            call,
+            view,
+        }
     }
 
     /// The view a resolver is told, and the one the recipe records.
     fn recorded(&self, view: View, interval: u32, field: FieldId) -> (View, Arc<str>) {
         if self.binding(field).is_some_and(|b| b.by_view) {
-            let text = if view == View::DEFAULT { String::new() } else { view.to_string() };
+            let text = if view == View::DEFAULT {
+                String::new()
+            } else {
+                view.to_string()
+            };
             return (view, text.into());
         }
-        let recorded = self.defs().field(field).recorded.get(interval as usize).cloned().unwrap_or_default();
+        let recorded = self
+            .defs()
+            .field(field)
+            .recorded
+            .get(interval as usize)
+            .cloned()
+            .unwrap_or_default();
         (View::parse(&recorded).unwrap_or(view), recorded)
     }
 
@@ -143,7 +164,10 @@ impl<C: Context> Solver<C> {
         match self.binding(field)?.memo {
             Memo::Session => Some(Key(call.digest().0, 0)),
             // 0 stands for the session.
-            Memo::Client => Some(Key(call.digest().0, ctx.client_key().wrapping_add(1).max(1))),
+            Memo::Client => Some(Key(
+                call.digest().0,
+                ctx.client_key().wrapping_add(1).max(1),
+            )),
             Memo::Never => None,
         }
     }
@@ -152,7 +176,9 @@ impl<C: Context> Solver<C> {
     pub(crate) fn ask(self: &Arc<Self>, ctx: &C, asking: Asking) -> Asked {
         let Some(binding) = self.binding(asking.field) else {
             let path = self.defs().path(asking.field);
-            return Asked::Now(Err(Error::user(format!("{path} is not available in this version of bodkin yet"))));
+            return Asked::Now(Err(Error::user(format!(
+                "{path} is not available in this version of bodkin yet"
+            ))));
         };
         let span = SpanGuard::begin(ctx, asking.call.clone());
         let key = self.key(ctx, asking.field, &asking.call);
@@ -183,21 +209,47 @@ impl<C: Context> Solver<C> {
             },
         };
         let ctx = span.within(ctx);
-        let invocation = Invocation { ctx: ctx.clone(), this: asking.this, args: asking.args, call: asking.call, view: asking.view };
+        let invocation = Invocation {
+            ctx: ctx.clone(),
+            this: asking.this,
+            args: asking.args,
+            call: asking.call,
+            view: asking.view,
+        };
         let resolver = &binding.resolver;
-        let future = catch_unwind(AssertUnwindSafe(|| resolver(invocation))).unwrap_or_else(|panic| {
-            let error = panicked(&self.defs().path(asking.field), &*panic);
-            Box::pin(std::future::ready(Err(error)))
-        });
-        Computation { solver: self.clone(), ctx, field: asking.field, key, task, span: Some(span), future: Some(future) }.start()
+        let future =
+            catch_unwind(AssertUnwindSafe(|| resolver(invocation))).unwrap_or_else(|panic| {
+                let error = panicked(&self.defs().path(asking.field), &*panic);
+                Box::pin(std::future::ready(Err(error)))
+            });
+        Computation {
+            solver: self.clone(),
+            ctx,
+            field: asking.field,
+            key,
+            task,
+            span: Some(span),
+            future: Some(future),
+        }
+        .start()
     }
 
     /// What a finished computation leaves behind: checks the result against the declared type and remembers it.
-    pub(crate) fn finish(&self, ctx: &C, field: FieldId, key: Option<Key>, task: &Arc<Task>, result: Result<Value, Error>) -> Result<Value, Error> {
+    pub(crate) fn finish(
+        &self,
+        ctx: &C,
+        field: FieldId,
+        key: Option<Key>,
+        task: &Arc<Task>,
+        result: Result<Value, Error>,
+    ) -> Result<Value, Error> {
         let defs = self.defs();
         let result = result.and_then(|value| match check(defs, &defs.field(field).ty, &value) {
             Ok(()) => Ok(value),
-            Err(problem) => Err(Error::internal(format!("{} gave {problem}", defs.path(field)))),
+            Err(problem) => Err(Error::internal(format!(
+                "{} gave {problem}",
+                defs.path(field)
+            ))),
         });
         if let Some(key) = key {
             self.memory.settle(&key, task, result.as_ref().ok());
@@ -222,7 +274,8 @@ impl<C: Context> Solver<C> {
             None => defs.query,
             Some(r) => defs.type_named(&r.type_name)?,
         };
-        defs.field_of_recipe(parent, &call.field, &call.view).map(|(f, _)| f)
+        defs.field_of_recipe(parent, &call.field, &call.view)
+            .map(|(f, _)| f)
     }
 
     /// Gives up a computation unless someone waits for it again.
@@ -250,22 +303,32 @@ fn check(defs: &Defs, ty: &Ty, value: &Value) -> Result<(), String> {
         (Ty::NonNull(_), Value::Null) => Err("null, which its type does not allow".into()),
         (Ty::NonNull(inner), value) => check(defs, inner, value),
         (_, Value::Null) => Ok(()),
-        (Ty::List(inner), Value::List(items)) => items.iter().try_for_each(|v| check(defs, inner, v)),
+        (Ty::List(inner), Value::List(items)) => {
+            items.iter().try_for_each(|v| check(defs, inner, v))
+        }
         (Ty::Named(id), value) => {
             let def = defs.ty(*id);
             let fits = match (def.kind, def.scalar, value) {
-                (Kind::Object | Kind::Interface | Kind::Union, _, Value::Object(o)) => {
-                    defs.type_named(&o.type_name).is_some_and(|t| defs.is_a(t, *id))
-                }
+                (Kind::Object | Kind::Interface | Kind::Union, _, Value::Object(o)) => defs
+                    .type_named(&o.type_name)
+                    .is_some_and(|t| defs.is_a(t, *id)),
                 (Kind::Enum, _, Value::Enum(_) | Value::String(_)) => true,
                 (Kind::Scalar, ScalarKind::Int, Value::Int(_)) => true,
                 (Kind::Scalar, ScalarKind::Float, Value::Float(_) | Value::Int(_)) => true,
                 (Kind::Scalar, ScalarKind::Boolean, Value::Bool(_)) => true,
                 (Kind::Scalar, ScalarKind::Text, Value::String(_) | Value::Enum(_)) => true,
-                (Kind::Scalar, ScalarKind::IdOf(_) | ScalarKind::AnyId, Value::Id(_) | Value::Object(_)) => true,
+                (
+                    Kind::Scalar,
+                    ScalarKind::IdOf(_) | ScalarKind::AnyId,
+                    Value::Id(_) | Value::Object(_),
+                ) => true,
                 _ => false,
             };
-            if fits { Ok(()) } else { Err(format!("{value:?} where {} is declared", def.name)) }
+            if fits {
+                Ok(())
+            } else {
+                Err(format!("{value:?} where {} is declared", def.name))
+            }
         }
         (Ty::List(_), value) => Err(format!("{value:?} where {} is declared", defs.show(ty))),
     }

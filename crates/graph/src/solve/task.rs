@@ -68,8 +68,14 @@ pub(crate) fn cancelled() -> Error {
 
 /// What is told when a resolver panics.
 pub(crate) fn panicked(path: &str, panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Error::internal(format!("{path} panicked: {}; please report this", text.unwrap_or("no message")))
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Error::internal(format!(
+        "{path} panicked: {}; please report this",
+        text.unwrap_or("no message")
+    ))
 }
 
 /// A span that ends even when whoever opened it is dropped.
@@ -83,7 +89,12 @@ pub(crate) struct SpanGuard<C: Context> {
 impl<C: Context> SpanGuard<C> {
     pub(crate) fn begin(ctx: &C, call: Arc<Call>) -> Self {
         let span = ctx.span(&call, ctx.current_span());
-        Self { ctx: ctx.clone(), call, span, open: true }
+        Self {
+            ctx: ctx.clone(),
+            call,
+            span,
+            open: true,
+        }
     }
 
     pub(crate) fn within(&self, ctx: &C) -> C {
@@ -99,7 +110,8 @@ impl<C: Context> SpanGuard<C> {
 impl<C: Context> Drop for SpanGuard<C> {
     fn drop(&mut self) {
         if self.open {
-            self.ctx.span_end(self.span, &self.call, false, Some(&cancelled()));
+            self.ctx
+                .span_end(self.span, &self.call, false, Some(&cancelled()));
         }
     }
 }
@@ -167,7 +179,9 @@ impl<C: Context> Computation<C> {
     }
 
     fn poll(&mut self, cx: &mut Waking<'_>) -> Poll<Result<Value, Error>> {
-        let Some(future) = &mut self.future else { return Poll::Ready(Err(cancelled())) };
+        let Some(future) = &mut self.future else {
+            return Poll::Ready(Err(cancelled()));
+        };
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(poll) => poll,
             Err(panic) => Poll::Ready(Err(panicked(&self.solver.defs().path(self.field), &*panic))),
@@ -200,7 +214,9 @@ impl<C: Context> Computation<C> {
 
     fn finish(&mut self, result: Result<Value, Error>) -> Result<Value, Error> {
         self.future = None;
-        let result = self.solver.finish(&self.ctx, self.field, self.key, &self.task, result);
+        let result = self
+            .solver
+            .finish(&self.ctx, self.field, self.key, &self.task, result);
         if let Some(span) = self.span.take() {
             span.end(false, result.as_ref().err());
         }

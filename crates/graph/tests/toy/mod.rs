@@ -40,11 +40,18 @@ pub struct Ctx {
 
 impl Ctx {
     pub fn new() -> Self {
-        Self { world: Arc::default(), client: 1, span: 0 }
+        Self {
+            world: Arc::default(),
+            client: 1,
+            span: 0,
+        }
     }
 
     pub fn client(&self, client: u64) -> Self {
-        Self { client, ..self.clone() }
+        Self {
+            client,
+            ..self.clone()
+        }
     }
 
     pub fn ended(&self) -> Vec<(String, bool, Option<String>)> {
@@ -58,16 +65,27 @@ impl Context for Ctx {
     }
 
     fn span(&self, call: &Arc<Call>, parent: u64) -> u64 {
-        self.world.begun.lock().unwrap().push((call.field.to_string(), parent));
+        self.world
+            .begun
+            .lock()
+            .unwrap()
+            .push((call.field.to_string(), parent));
         self.world.spans.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     fn span_end(&self, _: u64, call: &Arc<Call>, cached: bool, error: Option<&Error>) {
-        self.world.ended.lock().unwrap().push((call.field.to_string(), cached, error.map(|e| e.message().to_owned())));
+        self.world.ended.lock().unwrap().push((
+            call.field.to_string(),
+            cached,
+            error.map(|e| e.message().to_owned()),
+        ));
     }
 
     fn within(&self, span: u64) -> Self {
-        Self { span, ..self.clone() }
+        Self {
+            span,
+            ..self.clone()
+        }
     }
 
     fn current_span(&self) -> u64 {
@@ -162,11 +180,19 @@ pub fn schema() -> Schema<Ctx> {
 pub fn schema_with(solver: Arc<Mutex<Option<Arc<Solver<Ctx>>>>>) -> Schema<Ctx> {
     let mut b = Schema::<Ctx>::builder();
     b.sdl("toy", SDL).expect("the text is a schema");
-    b.bind("Query.container", Memo::Session, |inv| async move { Ok(inv.object(Container(vec![]))) });
-    b.bind("Query.directory", Memo::Session, |inv| async move { Ok(inv.object(Directory(vec![]))) });
-    b.bind("Query.version", Memo::Session, |_| async { Ok(Value::string("1")) });
+    b.bind("Query.container", Memo::Session, |inv| async move {
+        Ok(inv.object(Container(vec![])))
+    });
+    b.bind("Query.directory", Memo::Session, |inv| async move {
+        Ok(inv.object(Directory(vec![])))
+    });
+    b.bind("Query.version", Memo::Session, |_| async {
+        Ok(Value::string("1"))
+    });
     b.bind("Query.add", Memo::Session, |inv| async move {
-        Ok(Value::Int(inv.args.int("a").unwrap_or(0) + inv.args.int("b").unwrap_or(0)))
+        Ok(Value::Int(
+            inv.args.int("a").unwrap_or(0) + inv.args.int("b").unwrap_or(0),
+        ))
     });
     b.bind("Query.half", Memo::Session, |inv| async move {
         match inv.args.get("x") {
@@ -174,9 +200,15 @@ pub fn schema_with(solver: Arc<Mutex<Option<Arc<Solver<Ctx>>>>>) -> Schema<Ctx> 
             _ => Err(Error::internal("no float")),
         }
     });
-    b.bind("Query.echo", Memo::Session, |inv| async move { Ok(Value::string(format!("{:?}", inv.args.0))) });
+    b.bind("Query.echo", Memo::Session, |inv| async move {
+        Ok(Value::string(format!("{:?}", inv.args.0)))
+    });
     b.bind("Query.maybe", Memo::Session, |inv| async move {
-        Ok(if inv.args.bool("there") { inv.object(Container(vec![])) } else { Value::Null })
+        Ok(if inv.args.bool("there") {
+            inv.object(Container(vec![]))
+        } else {
+            Value::Null
+        })
     });
     b.bind("Query.slow", Memo::Session, |inv| async move {
         struct Alive(Arc<World>);
@@ -195,9 +227,21 @@ pub fn schema_with(solver: Arc<Mutex<Option<Arc<Solver<Ctx>>>>>) -> Schema<Ctx> 
         }
         Ok(Value::string(format!("slow {}", inv.args.str("key"))))
     });
-    b.bind("Query.counter", Memo::Session, |inv| async move { Ok(Value::Int(inv.ctx.world.runs.fetch_add(1, Ordering::SeqCst) as i64)) });
-    b.bind("Query.mine", Memo::Client, |inv| async move { Ok(Value::Int(inv.ctx.world.runs.fetch_add(1, Ordering::SeqCst) as i64)) });
-    b.bind("Query.never", Memo::Never, |inv| async move { Ok(Value::Int(inv.ctx.world.runs.fetch_add(1, Ordering::SeqCst) as i64)) });
+    b.bind("Query.counter", Memo::Session, |inv| async move {
+        Ok(Value::Int(
+            inv.ctx.world.runs.fetch_add(1, Ordering::SeqCst) as i64,
+        ))
+    });
+    b.bind("Query.mine", Memo::Client, |inv| async move {
+        Ok(Value::Int(
+            inv.ctx.world.runs.fetch_add(1, Ordering::SeqCst) as i64,
+        ))
+    });
+    b.bind("Query.never", Memo::Never, |inv| async move {
+        Ok(Value::Int(
+            inv.ctx.world.runs.fetch_add(1, Ordering::SeqCst) as i64,
+        ))
+    });
     b.bind("Query.fail", Memo::Session, |inv| async move {
         let e = Error::new(Class::User, inv.args.str("message"));
         if !inv.args.bool("extensions") {
@@ -217,38 +261,88 @@ pub fn schema_with(solver: Arc<Mutex<Option<Arc<Solver<Ctx>>>>>) -> Schema<Ctx> 
             panic!("at the disco")
         }
     });
-    b.bind("Query.nothing", Memo::Session, |_| async { Ok(Value::Null) });
-    b.bind("Query.wrong", Memo::Session, |_| async { Ok(Value::Int(1)) });
+    b.bind("Query.nothing", Memo::Session, |_| async {
+        Ok(Value::Null)
+    });
+    b.bind("Query.wrong", Memo::Session, |_| async {
+        Ok(Value::Int(1))
+    });
     b.bind("Query.secret", Memo::Never, |inv| async move {
-        let call = Call::new(None, "named", vec![("name".into(), graph::call::Literal::String(inv.args.str("name").into()))], "Secret");
+        let call = Call::new(
+            None,
+            "named",
+            vec![(
+                "name".into(),
+                graph::call::Literal::String(inv.args.str("name").into()),
+            )],
+            "Secret",
+        );
         let text = inv.args.str("plaintext").to_owned();
-        Ok(Value::Object(graph::value::Object::new("Secret", call, Text(text))))
+        Ok(Value::Object(graph::value::Object::new(
+            "Secret",
+            call,
+            Text(text),
+        )))
     })
     .sensitive(&["plaintext"]);
-    b.bind("Query.named", Memo::Session, |_| async { Err(Error::user("secret not found")) });
-    b.bind("Secret.plaintext", Memo::Never, |inv| async move { Ok(Value::string(inv.this::<Text>()?.0.as_str())) });
+    b.bind("Query.named", Memo::Session, |_| async {
+        Err(Error::user("secret not found"))
+    });
+    b.bind("Secret.plaintext", Memo::Never, |inv| async move {
+        Ok(Value::string(inv.this::<Text>()?.0.as_str()))
+    });
     b.bind("Secret.name", Memo::Session, |inv| async move {
         match inv.this.as_ref().and_then(|o| o.call.arg("name")) {
             Some(graph::call::Literal::String(s)) => Ok(Value::String(s.clone())),
             _ => Ok(Value::string("")),
         }
     });
-    b.bind("Query.pipeline", Memo::Session, |inv| async move { Ok(inv.object(())) });
-    b.bind("Query.old", Memo::Session, |_| async { Ok(Value::string("old")) });
-    b.bind("Query.new", Memo::Session, |_| async { Ok(Value::string("new")) });
+    b.bind("Query.pipeline", Memo::Session, |inv| async move {
+        Ok(inv.object(()))
+    });
+    b.bind("Query.old", Memo::Session, |_| async {
+        Ok(Value::string("old"))
+    });
+    b.bind("Query.new", Memo::Session, |_| async {
+        Ok(Value::string("new"))
+    });
     b.bind("Query.renamed", Memo::Session, |inv| async move {
-        Ok(Value::string(format!("{} {}", inv.args.get("directory").is_null(), inv.args.get("source").is_null())))
+        Ok(Value::string(format!(
+            "{} {}",
+            inv.args.get("directory").is_null(),
+            inv.args.get("source").is_null()
+        )))
     });
-    b.bind("Query.keep", Memo::Session, |inv| async move { Ok(inv.object(KeepDir(inv.args.bool("dir"), inv.view.to_string()))) });
-    b.bind("Keep.dir", Memo::Session, |inv| async move { Ok(Value::Bool(inv.this::<KeepDir>()?.0)) });
-    b.bind("Keep.view", Memo::Session, |inv| async move { Ok(Value::string(inv.this::<KeepDir>()?.1.as_str())) });
-    b.bind("Query.gone", Memo::Session, |_| async { Ok(Value::string("gone")) });
+    b.bind("Query.keep", Memo::Session, |inv| async move {
+        Ok(inv.object(KeepDir(inv.args.bool("dir"), inv.view.to_string())))
+    });
+    b.bind("Keep.dir", Memo::Session, |inv| async move {
+        Ok(Value::Bool(inv.this::<KeepDir>()?.0))
+    });
+    b.bind("Keep.view", Memo::Session, |inv| async move {
+        Ok(Value::string(inv.this::<KeepDir>()?.1.as_str()))
+    });
+    b.bind("Query.gone", Memo::Session, |_| async {
+        Ok(Value::string("gone"))
+    });
     b.bind("Query.matrix", Memo::Session, |inv| async move {
-        let label = |n: u32, i: u32| graph::value::Object::new("Label", inv.call.element(n * 10 + i, "Label"), Label(format!("{n}{i}")));
+        let label = |n: u32, i: u32| {
+            graph::value::Object::new(
+                "Label",
+                inv.call.element(n * 10 + i, "Label"),
+                Label(format!("{n}{i}")),
+            )
+        };
         let row = |n: u32| (0..n).map(|i| Value::Object(label(n, i))).collect();
-        Ok(Value::List(vec![Value::List(row(2)), Value::List(vec![]), Value::List(row(1))]))
+        Ok(Value::List(vec![
+            Value::List(row(2)),
+            Value::List(vec![]),
+            Value::List(row(1)),
+        ]))
     });
-    b.bind("Container.platform", Memo::Session, |_| async { Ok(Value::string("linux/amd64")) });
+    b.bind("Container.platform", Memo::Session, |_| async {
+        Ok(Value::string("linux/amd64"))
+    });
     b.bind("Container.withEnv", Memo::Session, |inv| async move {
         let add = format!("{}={}", inv.args.str("name"), inv.args.str("value"));
         container(&inv, add)
@@ -272,29 +366,55 @@ pub fn schema_with(solver: Arc<Mutex<Option<Arc<Solver<Ctx>>>>>) -> Schema<Ctx> 
         let add = format!("{:?} {}", inv.args.0, inv.view);
         container(&inv, add)
     });
-    b.bind("Container.view", Memo::Session, |inv| async move { Ok(inv.object(Text(inv.view.to_string()))) }).by_view();
-    b.bind("View.text", Memo::Session, |inv| async move { Ok(Value::string(inv.this::<Text>()?.0.as_str())) });
-    b.bind("Container.env", Memo::Session, |inv| async move { Ok(Value::string(inv.this::<Container>()?.0.join(","))) });
+    b.bind("Container.view", Memo::Session, |inv| async move {
+        Ok(inv.object(Text(inv.view.to_string())))
+    })
+    .by_view();
+    b.bind("View.text", Memo::Session, |inv| async move {
+        Ok(Value::string(inv.this::<Text>()?.0.as_str()))
+    });
+    b.bind("Container.env", Memo::Session, |inv| async move {
+        Ok(Value::string(inv.this::<Container>()?.0.join(",")))
+    });
     b.bind("Container.labels", Memo::Session, |inv| async move {
-        let labels: Vec<Label> = inv.this::<Container>()?.0.iter().map(|e| Label(e.clone())).collect();
+        let labels: Vec<Label> = inv
+            .this::<Container>()?
+            .0
+            .iter()
+            .map(|e| Label(e.clone()))
+            .collect();
         Ok(inv.objects(labels))
     });
-    b.bind("Container.sync", Memo::Session, |inv| async move { Ok(Value::Id(inv.this.as_ref().expect("a receiver").call.clone())) });
-    b.bind("Container.rootfs", Memo::Session, |inv| async move { Ok(inv.object(Directory(inv.this::<Container>()?.0.clone()))) });
-    b.bind("Label.name", Memo::Session, |inv| async move { Ok(Value::string(inv.this::<Label>()?.0.as_str())) });
+    b.bind("Container.sync", Memo::Session, |inv| async move {
+        Ok(Value::Id(
+            inv.this.as_ref().expect("a receiver").call.clone(),
+        ))
+    });
+    b.bind("Container.rootfs", Memo::Session, |inv| async move {
+        Ok(inv.object(Directory(inv.this::<Container>()?.0.clone())))
+    });
+    b.bind("Label.name", Memo::Session, |inv| async move {
+        Ok(Value::string(inv.this::<Label>()?.0.as_str()))
+    });
     b.bind("Directory.withFile", Memo::Session, |inv| async move {
         let mut entries = inv.this::<Directory>()?.0.clone();
         entries.push(inv.args.str("path").into());
         Ok(inv.object(Directory(entries)))
     });
-    b.bind("Directory.entries", Memo::Session, |inv| async move { Ok(Value::strings(inv.this::<Directory>()?.0.iter().map(String::as_str))) });
+    b.bind("Directory.entries", Memo::Session, |inv| async move {
+        Ok(Value::strings(
+            inv.this::<Directory>()?.0.iter().map(String::as_str),
+        ))
+    });
     b.bind("Directory.stepped", Memo::Session, |inv| async move {
         for _ in 0..inv.args.int("n").unwrap_or(0) {
             tokio::task::yield_now().await;
         }
         Ok(inv.object(Directory(inv.this::<Directory>()?.0.clone())))
     });
-    b.bind("Directory.self", Memo::Session, |inv| async move { Ok(inv.object(Directory(vec![]))) });
+    b.bind("Directory.self", Memo::Session, |inv| async move {
+        Ok(inv.object(Directory(vec![])))
+    });
     b.build().expect("the toy schema is consistent")
 }
 
@@ -309,18 +429,39 @@ impl Toy {
         let slot: Arc<Mutex<Option<Arc<Solver<Ctx>>>>> = Arc::default();
         let solver = Solver::new(schema_with(slot.clone()));
         *slot.lock().unwrap() = Some(solver.clone());
-        Self { ctx: Ctx::new(), solver }
+        Self {
+            ctx: Ctx::new(),
+            solver,
+        }
     }
 
-    pub async fn raw(&self, view: &str, query: &str, operation: Option<&str>, variables: serde_json::Value) -> (u16, serde_json::Value) {
-        let request = Request { query: query.into(), operation_name: operation.map(Into::into), variables };
-        let response = self.solver.run(&self.ctx, View::parse(view).expect("a version"), request).await;
-        (response.status, serde_json::from_slice(&response.body).expect("the answer is JSON"))
+    pub async fn raw(
+        &self,
+        view: &str,
+        query: &str,
+        operation: Option<&str>,
+        variables: serde_json::Value,
+    ) -> (u16, serde_json::Value) {
+        let request = Request {
+            query: query.into(),
+            operation_name: operation.map(Into::into),
+            variables,
+        };
+        let response = self
+            .solver
+            .run(&self.ctx, View::parse(view).expect("a version"), request)
+            .await;
+        (
+            response.status,
+            serde_json::from_slice(&response.body).expect("the answer is JSON"),
+        )
     }
 
     /// The answer's JSON, as of v0.14.0.
     pub async fn ask(&self, query: &str) -> serde_json::Value {
-        self.raw("v0.14.0", query, None, serde_json::Value::Null).await.1
+        self.raw("v0.14.0", query, None, serde_json::Value::Null)
+            .await
+            .1
     }
 
     /// The data of an answer without errors.
@@ -330,13 +471,19 @@ impl Toy {
 
     pub async fn data_at(&self, view: &str, query: &str) -> serde_json::Value {
         let (status, mut answer) = self.raw(view, query, None, serde_json::Value::Null).await;
-        assert!(status == 200 && answer.get("errors").is_none(), "{query}: {answer}");
+        assert!(
+            status == 200 && answer.get("errors").is_none(),
+            "{query}: {answer}"
+        );
         answer["data"].take()
     }
 
     /// The first error's message.
     pub async fn error(&self, query: &str) -> String {
         let answer = self.ask(query).await;
-        answer["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("{query:.300}: {:.300}", answer.to_string())).to_owned()
+        answer["errors"][0]["message"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{query:.300}: {:.300}", answer.to_string()))
+            .to_owned()
     }
 }
