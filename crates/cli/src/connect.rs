@@ -1,0 +1,298 @@
+//! The way to the engine: its socket, an engine elsewhere, or one that is started here.
+
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::{Child, Command, Stdio},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::{sleep, timeout},
+};
+use wire::paths::{self, Address, Place};
+
+/// How long a started engine may take until it answers.
+const START: Duration = Duration::from_secs(10);
+/// Between two attempts to connect to an engine that is starting.
+const RETRY: Duration = Duration::from_millis(1);
+/// How long an engine elsewhere may take to accept.
+const CONNECT: Duration = Duration::from_secs(15);
+/// A log beyond this is set aside when an engine is started.
+const LOG_LIMIT: u64 = 16 << 20;
+/// Lines of the log that a failure shows.
+const LOG_TAIL: usize = 8;
+
+/// Variables of the environment that a started engine inherits, and prefixes of such. Others stay here: the engine outlives
+/// this command and serves all of the user's programs, and an environment often holds secrets.
+const INHERITED: &[&str] = &[
+    "HOME", "LANG", "LOGNAME", "NO_PROXY", "PATH", "RUST_BACKTRACE", "RUST_LOG", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ",
+    "USER", "all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY", "FTP_PROXY", "HTTP_PROXY",
+    "HTTPS_PROXY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME",
+];
+const INHERITED_PREFIXES: &[&str] = &["BODKIN_", "_DAGGER_ENGINE_SYSTEMENV_", "_EXPERIMENTAL_DAGGER_GPU"];
+
+/// Where connections go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Door(pub Address);
+
+/// Why there is no engine to talk to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address in the environment is none.
+    #[error("cannot use `{}`", paths::RUNNER_HOST)]
+    RunnerHost(#[source] paths::AddressError),
+    /// The engine elsewhere does not answer.
+    #[error("cannot reach the engine at `{address}`")]
+    Reach {
+        /// Where.
+        address: Address,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot prepare `{path}` for the engine")]
+    State {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine could not even be started.
+    #[error("cannot start the engine")]
+    Spawn(#[source] io::Error),
+    /// The engine ended at once.
+    #[error("the engine ended with {status} before it answered at `{address}`\nhint: its log is `{log}`{tail}")]
+    Ended {
+        /// How.
+        status: std::process::ExitStatus,
+        /// Where it should have answered.
+        address: Address,
+        /// Its log.
+        log: String,
+        /// The end of the log.
+        tail: String,
+    },
+    /// The engine does not answer.
+    #[error("the engine did not answer at `{address}` within {} s\nhint: its log is `{log}`{tail}", START.as_secs())]
+    Silent {
+        /// Where it should have answered.
+        address: Address,
+        /// Its log.
+        log: String,
+        /// The end of the log.
+        tail: String,
+        /// The last refusal.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A connection to an engine.
+#[derive(Debug)]
+pub enum Conn {
+    /// On this machine.
+    Unix(UnixStream),
+    /// Elsewhere, or a session's port.
+    Tcp(TcpStream),
+}
+
+impl Door {
+    /// One connection.
+    ///
+    /// # Errors
+    /// Nobody there.
+    pub async fn connect(&self) -> io::Result<Conn> {
+        match &self.0 {
+            Address::Unix(path) => Ok(Conn::Unix(UnixStream::connect(path).await?)),
+            Address::Tcp(host) => {
+                let stream = timeout(CONNECT, crate::resolve::connect_tcp(host))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+                stream.set_nodelay(true)?;
+                // An engine that vanished without a word is noticed.
+                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+                rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30))?;
+                Ok(Conn::Tcp(stream))
+            }
+        }
+    }
+
+    /// The engine to use: the one named in the environment, else this user's, started when it does not run.
+    ///
+    /// # Errors
+    /// No engine, and what was tried.
+    pub async fn find(place: &Place<'_>) -> Result<(Self, Conn), ConnectError> {
+        if let Some(host) = (place.env)(paths::RUNNER_HOST).filter(|h| !h.is_empty()) {
+            let door = Self(host.parse().map_err(ConnectError::RunnerHost)?);
+            let conn = door.connect().await;
+            return match conn {
+                Ok(conn) => Ok((door, conn)),
+                Err(source) => Err(ConnectError::Reach { address: door.0, source }),
+            };
+        }
+        let door = Self(Address::Unix(place.socket()));
+        match door.connect().await {
+            Ok(conn) => Ok((door, conn)),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                let conn = door.start(place).await?;
+                Ok((door, conn))
+            }
+            Err(source) => Err(ConnectError::Reach { address: door.0, source }),
+        }
+    }
+
+    /// A running engine only.
+    ///
+    /// # Errors
+    /// None runs.
+    pub async fn find_running(place: &Place<'_>) -> Result<(Self, Conn), ConnectError> {
+        let address = match (place.env)(paths::RUNNER_HOST).filter(|h| !h.is_empty()) {
+            Some(host) => host.parse().map_err(ConnectError::RunnerHost)?,
+            None => Address::Unix(place.socket()),
+        };
+        let door = Self(address);
+        match door.connect().await {
+            Ok(conn) => Ok((door, conn)),
+            Err(source) => Err(ConnectError::Reach { address: door.0, source }),
+        }
+    }
+
+    /// Starts this user's engine and waits until it accepts. Many may do so at once: the engines settle by their lock who
+    /// stays, and everyone connects to that one.
+    async fn start(&self, place: &Place<'_>) -> Result<Conn, ConnectError> {
+        let log = place.log_file();
+        let mut child = spawn(place, &log)?;
+        let end = Instant::now() + START;
+        let mut another_runs = false;
+        loop {
+            let refusal = match self.connect().await {
+                Ok(conn) => return Ok(conn),
+                Err(e) => e,
+            };
+            if !another_runs && let Ok(Some(status)) = child.try_wait() {
+                another_runs = status.code() == Some(paths::EXIT_ANOTHER_RUNS.into());
+                if !another_runs {
+                    let (address, tail) = (self.0.clone(), tail(&log));
+                    return Err(ConnectError::Ended { status, address, log: log.display().to_string(), tail });
+                }
+            }
+            if Instant::now() > end {
+                let (address, tail) = (self.0.clone(), tail(&log));
+                return Err(ConnectError::Silent { address, log: log.display().to_string(), tail, source: refusal });
+            }
+            sleep(RETRY).await;
+        }
+    }
+}
+
+/// Starts `engine` from this very executable, apart from this terminal and its environment.
+fn spawn(place: &Place<'_>, log: &Path) -> Result<Child, ConnectError> {
+    let state = place.state_dir();
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ConnectError::State { path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(&state).map_err(failed(&state))?;
+    if log.metadata().is_ok_and(|m| m.len() > LOG_LIMIT) {
+        std::fs::rename(log, log.with_extension("log.1")).map_err(failed(log))?;
+    }
+    let out = OpenOptions::new().create(true).append(true).mode(0o600).open(log).map_err(failed(log))?;
+    let err = out.try_clone().map_err(failed(log))?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args(["engine", "--detached"])
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(inherited)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err);
+    command.spawn().map_err(ConnectError::Spawn)
+}
+
+fn inherited(name: &str) -> bool {
+    INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|p| name.starts_with(p))
+}
+
+/// The last lines of a log, each on a line of its own.
+fn tail(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(text.get(text.len().saturating_sub(4096)..).unwrap_or_default()).into_owned();
+    let lines: Vec<_> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    let last = lines.get(lines.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
+    last.iter().map(|l| format!("\n  | {l}")).collect()
+}
+
+impl Conn {
+    /// The same connection for blocking use.
+    ///
+    /// # Errors
+    /// The descriptor's mode cannot be changed.
+    pub fn into_blocking(self) -> io::Result<std::fs::File> {
+        let fd = match self {
+            Self::Unix(s) => {
+                let s = s.into_std()?;
+                s.set_nonblocking(false)?;
+                std::os::fd::OwnedFd::from(s)
+            }
+            Self::Tcp(s) => {
+                let s = s.into_std()?;
+                s.set_nonblocking(false)?;
+                std::os::fd::OwnedFd::from(s)
+            }
+        };
+        Ok(fd.into())
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_flush(cx),
+            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_the_environment_stay_out_of_the_engine() {
+        assert!(inherited("PATH") && inherited("BODKIN_STATE_DIR") && inherited("https_proxy"));
+        assert!(!inherited("AWS_SECRET_ACCESS_KEY") && !inherited("DAGGER_SESSION_TOKEN") && !inherited("GITHUB_TOKEN"));
+    }
+}

@@ -1,0 +1,149 @@
+//! Connections from this machine, and to it.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
+    net::{TcpListener, UdpSocket, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use wire::{
+    LinkError, LinkErrorKind, Status,
+    frame::{self, Kind},
+    link::{Listening, Network},
+};
+
+use super::{Broken, Server, status_line};
+use crate::{connect::Conn, resolve};
+
+/// How long a connection may take to be accepted.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Longest datagram.
+const DATAGRAM: usize = 64 << 10;
+/// Most connections of one listener at once; more wait to be accepted.
+const ACCEPTED: usize = 512;
+
+/// Worded as Go programs do.
+fn refused(what: &str, network: Network, addr: &str, error: &io::Error) -> LinkError {
+    let net = match network {
+        Network::Tcp => "tcp",
+        Network::Udp => "udp",
+        Network::Unix => "unix",
+    };
+    LinkError::io(&format!("{what} {net}"), Path::new(addr), error)
+}
+
+async fn say<T: serde::Serialize>(conn: &mut Conn, status: &Status<T>) -> io::Result<()> {
+    conn.write_all(&status_line(status)?).await
+}
+
+/// Answers a `dial` request and carries the bytes until both sides are done.
+///
+/// # Errors
+/// A broken connection on either side.
+pub async fn dial(mut conn: Conn, network: Network, addr: &str) -> io::Result<()> {
+    let connected = async {
+        match network {
+            Network::Tcp => resolve::connect_tcp(addr).await.map(|s| {
+                // Latency over throughput, as every Go program has it. A failure changes nothing.
+                let _ = s.set_nodelay(true);
+                Peer::Stream(Conn::Tcp(s))
+            }),
+            Network::Unix => UnixStream::connect(addr).await.map(|s| Peer::Stream(Conn::Unix(s))),
+            Network::Udp => connect_udp(addr).await.map(Peer::Datagrams),
+        }
+    };
+    let peer = match timeout(CONNECT, connected).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(peer) => peer,
+        Err(e) => return say::<()>(&mut conn, &Status::Error(refused("dial", network, addr, &e))).await,
+    };
+    say(&mut conn, &Status::Ok(())).await?;
+    match peer {
+        Peer::Stream(mut stream) => copy_bidirectional(&mut conn, &mut stream).await.map(|_| ()),
+        Peer::Datagrams(socket) => datagrams(conn, socket).await,
+    }
+}
+
+enum Peer {
+    Stream(Conn),
+    Datagrams(UdpSocket),
+}
+
+async fn connect_udp(addr: &str) -> io::Result<UdpSocket> {
+    let to = resolve::lookup(addr).await?.first().copied().ok_or(io::ErrorKind::NotFound)?;
+    let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(from).await?;
+    socket.connect(to).await?;
+    Ok(socket)
+}
+
+/// Carries datagrams until the engine closes the stream.
+async fn datagrams(conn: Conn, socket: UdpSocket) -> io::Result<()> {
+    let (from_engine, mut to_engine) = tokio::io::split(conn);
+    let mut from_engine = BufReader::new(from_engine);
+    let outward = async {
+        let mut payload = Vec::new();
+        while let Ok(Kind::Data) = frame::read_async(&mut from_engine, &mut payload).await {
+            // A datagram that nobody takes is lost, as datagrams are.
+            let _ = socket.send(&payload).await;
+        }
+    };
+    let inward = async {
+        let mut datagram = vec![0; DATAGRAM];
+        loop {
+            // An unreachable port is told at the next receive; the peer may come back.
+            let Ok(n) = socket.recv(&mut datagram).await else { continue };
+            let payload = datagram.get(..n).unwrap_or_default();
+            if frame::write_async(&mut to_engine, Kind::Data, payload).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! { () = outward => {}, () = inward => {} }
+    Ok(())
+}
+
+/// Answers a `listen` request: accepts until the engine closes the stream.
+pub(super) async fn listen(server: &Server, stream: u64, mut conn: Conn, network: Network, addr: &str) -> Result<(), Broken> {
+    if network != Network::Tcp {
+        let error = LinkError::new(LinkErrorKind::Invalid, format!("cannot listen at `{addr}`: only tcp is supported"));
+        return Ok(say::<()>(&mut conn, &Status::Error(error)).await?);
+    }
+    let bound = async {
+        let at = resolve::lookup(addr).await?;
+        TcpListener::bind(&at[..]).await
+    };
+    let listener = match bound.await {
+        Ok(l) => l,
+        Err(e) => return Ok(say::<()>(&mut conn, &Status::Error(refused("listen", network, addr, &e))).await?),
+    };
+    let local = listener.local_addr()?;
+    say(&mut conn, &Status::Ok(Listening { addr: local.to_string() })).await?;
+    let room = Arc::new(Semaphore::new(ACCEPTED));
+    let accept = async {
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let Ok((mut accepted, peer)) = listener.accept().await else {
+                // Out of descriptors, most likely: wait for some to be closed.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let server = server.clone();
+            tokio::spawn(async move {
+                let _permit = permit;
+                let _ = accepted.set_nodelay(true);
+                if let Ok(mut to_engine) = server.accepted(stream, peer.to_string()).await {
+                    let _ = copy_bidirectional(&mut accepted, &mut to_engine).await;
+                }
+            });
+        }
+    };
+    let mut byte = [0; 1];
+    tokio::select! {
+        () = accept => {}
+        // Nothing is expected from the engine but the end.
+        _ = conn.read(&mut byte) => {}
+    }
+    Ok(())
+}
