@@ -25,7 +25,7 @@ use super::{
 pub(crate) const MAX_FIELDS: usize = 250_000;
 
 /// Most selections looked at while planning: the same fragment may be opened in many places.
-const MAX_VISITS: usize = 20_000_000;
+const MAX_VISITS: usize = 5_000_000;
 
 /// What answers a planned field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -121,7 +121,8 @@ impl<C> Builder<C> {
         self
     }
 
-    /// Arguments of the field last bound that never enter a recipe. The field must be bound with [`Memo::Never`].
+    /// Arguments of the field last bound that never enter a recipe; null when the field is asked by loading its recipe. The
+    /// field must be bound with [`Memo::Never`].
     pub fn sensitive(&mut self, args: &[&str]) -> &mut Self {
         if let Some((_, b)) = self.bindings.last_mut() {
             b.sensitive = args.iter().map(|a| Arc::from(*a)).collect();

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Largest introspection answer.
-const MAX_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 32 << 20;
 
 /// Something introspection can describe.
 #[derive(Clone, Copy)]

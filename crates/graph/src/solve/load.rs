@@ -198,18 +198,6 @@ impl<C: Context> Solver<C> {
                 self.defs().path(field)
             )));
         }
-        let sensitive = self.binding(field).map_or(&[][..], |b| &b.sensitive);
-        if let Some(a) = def
-            .args
-            .iter()
-            .find(|a| sensitive.contains(&a.name) && a.ty.nullable().1)
-        {
-            let path = self.defs().path(field);
-            return Err(Error::user(format!(
-                "cannot load the ID: the argument {:?} of {path} is not part of IDs",
-                a.name
-            )));
-        }
         self.coerce(field, def, interval, true, given)
             .map_err(|e| e.context("cannot load the ID"))
     }
@@ -229,6 +217,7 @@ impl<C: Context> Solver<C> {
             interval: if all { None } else { Some(interval) },
         };
         let sees = |mask: u64| mask & (1 << interval) != 0;
+        let sensitive = self.binding(field).map_or(&[][..], |b| &b.sensitive);
         let mut out: Vec<(Arc<str>, Value)> = Vec::with_capacity(def.args.len());
         for arg in &def.args {
             let variant = def.args.iter().filter(|a| a.name == arg.name).count() > 1;
@@ -240,6 +229,8 @@ impl<C: Context> Solver<C> {
                     (Some(default), _) => default.clone(),
                     // A required argument that another view has instead of one of these.
                     (None, true) if !sees(arg.mask) => continue,
+                    // Not part of recipes: the resolver sees to it.
+                    (None, true) if all && sensitive.contains(&arg.name) => Value::Null,
                     (None, true) => {
                         let others = def
                             .args

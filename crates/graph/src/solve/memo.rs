@@ -112,6 +112,21 @@ impl Memory {
         true
     }
 
+    /// Forgets all results.
+    pub(crate) fn forget(&self) {
+        for shard in &self.shards {
+            let forgotten: Vec<Slot> = {
+                let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                shard
+                    .extract_if(|_, s| matches!(s, Slot::Done(_)))
+                    .map(|(_, s)| s)
+                    .collect()
+            };
+            // Not under the lock: what is dropped may be large, or ask the solver.
+            drop(forgotten);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count(|s| matches!(s, Slot::Done(_)))
     }

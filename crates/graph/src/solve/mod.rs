@@ -78,6 +78,12 @@ impl<C: Context> Solver<C> {
         self.memory.len()
     }
 
+    /// Forgets all results, at the end of a session: remembered objects may hold what holds the solver. Computations under way
+    /// go on as long as someone waits for them.
+    pub fn forget(&self) {
+        self.memory.forget();
+    }
+
     /// How many computations are under way.
     pub fn running(&self) -> usize {
         self.memory.running()
