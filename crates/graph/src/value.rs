@@ -47,8 +47,8 @@ impl std::fmt::Debug for Object {
 }
 
 impl Object {
-    /// Wraps a payload. The graph sets `call` to the asked call when a resolver returns [`Value::Object`] made with
-    /// [`Value::object`]; use this to return an object under another (content-addressed) recipe.
+    /// Wraps a payload. The graph sets `call` to the asked call when a resolver returns a [`Value::Object`] made with
+    /// [`Invocation::object`](crate::resolve::Invocation::object); use this to return an object under another (content-addressed) recipe.
     pub fn new<T: Any + Send + Sync>(type_name: &str, call: Arc<Call>, data: T) -> Self {
         Self {
             type_name: type_name.into(),
