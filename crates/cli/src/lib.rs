@@ -39,8 +39,8 @@ pub struct EngineOptions {
     pub state_dir: PathBuf,
     /// Where to listen: at least one address.
     pub listen: Vec<Address>,
-    /// The configuration file, when one is named.
-    pub config: Option<PathBuf>,
+    /// The configuration file; it need not exist.
+    pub config: PathBuf,
     /// Exit after so long without a session; `None` stays.
     pub idle_timeout: Option<Duration>,
     /// Log more.

@@ -104,9 +104,16 @@ impl Place<'_> {
         }
     }
 
-    /// The configuration file, when one is named.
-    pub fn config(&self) -> Option<PathBuf> {
-        self.var(CONFIG).map(Into::into)
+    /// The configuration file; it need not exist.
+    pub fn config(&self) -> PathBuf {
+        if let Some(path) = self.var(CONFIG) {
+            return path.into();
+        }
+        match (self.root, self.var("XDG_CONFIG_HOME"), self.var("HOME")) {
+            (false, Some(config), _) => Path::new(&config).join("bodkin/engine.json"),
+            (false, None, Some(home)) => Path::new(&home).join(".config/bodkin/engine.json"),
+            _ => "/etc/bodkin/engine.json".into(),
+        }
     }
 
     /// The log of an engine that was started by a client.

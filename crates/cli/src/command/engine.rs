@@ -56,7 +56,7 @@ fn serve(engine: &args::Engine, global: &Global) -> Result<Outcome, Failure> {
     Ok(Outcome::Engine(EngineOptions {
         state_dir: absolute(place.state_dir())?,
         listen,
-        config: engine.config.clone().or_else(|| place.config()),
+        config: absolute(engine.config.clone().unwrap_or_else(|| place.config()))?,
         idle_timeout: idle.filter(|i| !i.is_zero()),
         debug: global.debug,
         detached: engine.detached,

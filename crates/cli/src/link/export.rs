@@ -18,7 +18,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps},
+    fs::{AtFlags, Mode, OFlags, Timespec, Timestamps},
     io::Errno,
 };
 use wire::{

@@ -6,6 +6,7 @@
 use std::{
     ffi::CStr,
     io::{self, Write},
+    ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -152,8 +153,8 @@ impl<'w, W: Write> Out<'w, W> {
 
 /// A directory that the walk is in.
 struct Level {
-    /// Where its name begins in the path; it goes to where the next begins.
-    name: usize,
+    /// Where its name is in the path.
+    name: Range<usize>,
     stat: Stat,
     /// It has been sent: it matched, or something in it did.
     sent: bool,
@@ -204,7 +205,7 @@ impl<'a, W: Write> Walk<'a, W> {
 
     fn root(&mut self, fd: &OwnedFd) -> Result<(), Broken> {
         let stat = rustix::fs::fstat(fd).map_err(|e| self.failed("stat", e))?;
-        self.levels.push(Level { name: 0, stat, sent: false, state: DirState::default() });
+        self.levels.push(Level { name: 0..0, stat, sent: false, state: DirState::default() });
         self.send_levels()?;
         self.children(fd.as_fd())?;
         self.leave()
@@ -214,10 +215,9 @@ impl<'a, W: Write> Walk<'a, W> {
     fn send_levels(&mut self) -> Result<(), Broken> {
         let first = self.levels.iter().rposition(|l| l.sent).map_or(0, |at| at + 1);
         for at in first..self.levels.len() {
-            let end = self.levels.get(at + 1).map_or(self.path.len(), |next| next.name.saturating_sub(1));
             let Some(level) = self.levels.get_mut(at) else { break };
             level.sent = true;
-            let name = self.path.get(level.name..end).unwrap_or_default();
+            let name = self.path.get(level.name.clone()).unwrap_or_default();
             self.out.entry(&entry(name, EntryKind::Dir, &level.stat))?;
         }
         Ok(())
@@ -335,7 +335,7 @@ impl<'a, W: Write> Walk<'a, W> {
         if self.levels.len() >= MAX_DEPTH {
             return Err(self.failed("open", Errno::NAMETOOLONG));
         }
-        self.levels.push(Level { name: self.path.len() - name.len, stat, sent: false, state: step.state });
+        self.levels.push(Level { name: self.path.len() - name.len..self.path.len(), stat, sent: false, state: step.state });
         if step.decision == Decision::Include {
             self.send_levels()?;
         }
