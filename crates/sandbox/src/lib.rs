@@ -10,6 +10,7 @@ pub mod init;
 mod native;
 mod plan;
 mod rooted;
+mod seccomp;
 pub mod spec;
 mod user;
 

@@ -2,5 +2,6 @@
 
 pub mod clone;
 pub mod mount;
+pub mod netns;
 pub mod process;
 pub mod raw;

@@ -13,7 +13,7 @@ use std::{
 
 use sys::raw::syscall;
 
-use crate::{caps, spec::Rlimit};
+use crate::{caps, seccomp::Instruction, spec::Rlimit};
 
 /// One step of the child.
 #[derive(Debug)]
@@ -54,16 +54,6 @@ pub(super) enum Op {
     Signals,
     /// Execute the file that `program` is open on, or the first of `paths` that can be.
     Exec { program: Option<RawFd>, paths: Vec<CString>, argv: Pointers, envp: Pointers },
-}
-
-/// One instruction of a filter, as the kernel reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub(crate) struct Instruction {
-    pub(crate) code: u16,
-    pub(crate) jt: u8,
-    pub(crate) jf: u8,
-    pub(crate) k: u32,
 }
 
 /// Null-terminated strings behind a null-terminated array, as `execve` wants them.

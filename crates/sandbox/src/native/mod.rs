@@ -21,12 +21,12 @@ use crate::{
     caps::Sets,
     child::{Aftermath, Tidied},
     error::{Step as _, shown},
-    init, plan,
+    init, plan, seccomp,
     spec::{Net, Spec, Stdio},
 };
 
 mod dev;
-pub(crate) mod enter;
+mod enter;
 mod prepare;
 mod spawner;
 mod stage;
@@ -161,6 +161,9 @@ impl Start {
         ops.push(Op::Umask(0o022));
         ops.extend(spec.rlimits.into_iter().map(Op::Limit));
         ops.push(Op::Directory(string(spec.cwd)?));
+        if !spec.privileged {
+            ops.push(Op::Filter(seccomp::filter()));
+        }
         ops.push(Op::Credentials {
             uid: identity.uid,
             gid: identity.gid,
