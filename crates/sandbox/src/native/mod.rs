@@ -123,8 +123,24 @@ impl Start {
     }
 
     fn run(self, spawner: &mut spawner::Spawner) -> Result<Child, StartError> {
+        let mut stubs = stubs::Stubs::default();
+        match self.spawn(spawner, &mut stubs) {
+            Ok(mut child) => {
+                child.aftermath = Some(Box::new(After { stubs }));
+                Ok(child)
+            }
+            Err(e) => {
+                // The layers are only free to be tidied when nothing keeps them mounted.
+                spawner.come_home().step(|| "leave the container's namespaces".into())?;
+                stubs.remove();
+                Err(e)
+            }
+        }
+    }
+
+    fn spawn(self, spawner: &mut spawner::Spawner, stubs: &mut stubs::Stubs) -> Result<Child, StartError> {
         let Start { shared, root, mounts, init, mut spec } = self;
-        let mut stage = Stage::new(spawner.fresh()?, root, !spec.privileged)?;
+        let mut stage = Stage::new(spawner.fresh()?, root, !spec.privileged, stubs)?;
         let dev = stage.system_mounts(spec.privileged)?;
         for mount in mounts {
             stage.mount(mount)?;
@@ -138,7 +154,6 @@ impl Start {
         stage.working_directory(&spec.cwd, &identity)?;
         let paths = stage.program(&spec.argv, &spec.env, &spec.cwd)?;
         stage.finish()?;
-        stage.stubs.seal().step(|| "look at the mount targets".into())?;
         let terminal = if spec.stdio.terminal { Some(dev.terminal(identity.uid)?) } else { None };
         let streams = Streams::new(spec.stdio, &shared.null, terminal.as_ref())?;
         let status = if init.is_some() { Some(StatusPipe::new()?) } else { None };
@@ -155,63 +170,109 @@ impl Start {
         }
         ops.push(Op::Hostname(spec.hostname.into_bytes()));
         system_ops(&mut ops, &stage, &dev, spec.privileged);
-        ops.push(Op::Pivot { root: Stage::number(&stage.root) });
-        ops.push(Op::Stdio(streams.numbers()));
-        ops.push(Op::Session { terminal: terminal.is_some() && init.is_none() });
+        ops.push(Op::Pivot { root: stage.root.as_raw_fd() });
+        let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
+        let program = match &init {
+            Some(fd) => Program::Init { file: fd.as_raw_fd(), argv: [vec![init::NAME.to_bytes().to_vec()], spec.argv].concat() },
+            None => Program::Itself { paths, argv: spec.argv },
+        };
+        let process = Process {
+            streams: streams.numbers(),
+            terminal: terminal.is_some(),
+            status: status.as_ref().map(|s| s.theirs.as_raw_fd()),
+            rlimits: spec.rlimits,
+            cwd: spec.cwd,
+            identity,
+            privileged: spec.privileged,
+            program,
+            env: spec.env,
+        };
+        process.ops(&shared, &mut ops)?;
+
+        let (pid, pidfd) = clone(spawner, flags, ops, &name)?;
+        drop(streams);
+        let child = Child { pid, pidfd: Arc::new(pidfd), terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None };
+        finish(child, status, &name)
+    }
+}
+
+/// Starts the child and returns when it has executed its program, or reports the step at which it could not.
+fn clone(spawner: &mut spawner::Spawner, flags: i32, ops: Vec<Op>, program: &str) -> Result<(i32, OwnedFd), StartError> {
+    let child = enter::Child::new(ops);
+    // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
+    #[expect(unsafe_code, reason = "the one place where a child is started")]
+    let cloned = unsafe { sys::clone::vfork(flags as u64, None, &mut spawner.stack, enter::enter, (&raw const child).cast_mut().cast()) };
+    let cloned = cloned.step(|| "start a process in new namespaces".into())?;
+    if let Some((op, errno)) = child.failure() {
+        let _ = sys::process::wait(&cloned.pidfd);
+        return Err(failure(op, errno, program));
+    }
+    Ok((cloned.pid, cloned.pidfd))
+}
+
+/// Hears from the init whether the program runs.
+fn finish(mut child: Child, status: Option<StatusPipe>, program: &str) -> Result<Child, StartError> {
+    if let Some(errno) = status.map(StatusPipe::wait).transpose()?.flatten() {
+        let _ = child.wait_blocking();
+        return Err(program_failure(program, errno));
+    }
+    Ok(child)
+}
+
+/// The part of the child's steps that is the same for a container's first process and for a later one.
+struct Process {
+    streams: [i32; 3],
+    terminal: bool,
+    status: Option<i32>,
+    rlimits: Vec<crate::spec::Rlimit>,
+    cwd: Vec<u8>,
+    identity: crate::user::Identity,
+    privileged: bool,
+    program: Program,
+    env: Vec<Vec<u8>>,
+}
+
+/// What is executed.
+enum Program {
+    /// The init, which executes the program.
+    Init { file: i32, argv: Vec<Vec<u8>> },
+    /// The program.
+    Itself { paths: Vec<Vec<u8>>, argv: Vec<Vec<u8>> },
+}
+
+impl Process {
+    fn ops(self, shared: &Shared, ops: &mut Vec<Op>) -> Result<(), StartError> {
+        ops.push(Op::Stdio(self.streams));
+        let leads = matches!(self.program, Program::Itself { .. });
+        ops.push(Op::Session { terminal: self.terminal && leads });
         ops.push(Op::Umask(0o022));
-        ops.extend(spec.rlimits.into_iter().map(Op::Limit));
-        ops.push(Op::Directory(string(spec.cwd)?));
-        if !spec.privileged {
+        ops.extend(self.rlimits.into_iter().map(Op::Limit));
+        ops.push(Op::Directory(string(self.cwd)?));
+        // Only a process that may administer the system may install a filter without giving up set-user-id programs.
+        if !self.privileged {
             ops.push(Op::Filter(seccomp::filter()));
         }
         ops.push(Op::Credentials {
-            uid: identity.uid,
-            gid: identity.gid,
-            groups: identity.groups,
-            caps: Sets::of(spec.privileged, shared.capabilities),
+            uid: self.identity.uid,
+            gid: self.identity.gid,
+            groups: self.identity.groups,
+            caps: Sets::of(self.privileged, shared.capabilities),
             last_cap: shared.last_capability,
         });
         ops.push(Op::DieWithEngine { engine: shared.engine.as_raw_fd() });
-        ops.push(Op::Descriptors { status: status.as_ref().map(|s| s.theirs.as_raw_fd()) });
+        ops.push(Op::Descriptors { status: self.status });
         ops.push(Op::Signals);
-        let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
-        let (program, paths, argv) = match &init {
-            Some(fd) => (Some(fd.as_raw_fd()), Vec::new(), [vec![init::NAME.to_bytes().to_vec()], spec.argv].concat()),
-            None => (None, strings(paths)?, spec.argv),
+        let (program, paths, argv) = match self.program {
+            Program::Init { file, argv } => (Some(file), Vec::new(), argv),
+            Program::Itself { paths, argv } => (None, strings(paths)?, argv),
         };
-        ops.push(Op::Exec { program, paths, argv: Pointers::new(strings(argv)?), envp: Pointers::new(strings(spec.env)?) });
-
-        let child = enter::Child::new(ops);
-        // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
-        #[expect(unsafe_code, reason = "the one place where the child is started")]
-        let cloned = unsafe { sys::clone::vfork(flags as u64, None, &mut spawner.stack, enter::enter, (&raw const child).cast_mut().cast()) };
-        let cloned = cloned.step(|| "start a process in new namespaces".into())?;
-        drop(streams);
-        if let Some((op, errno)) = child.failure() {
-            let _ = sys::process::wait(&cloned.pidfd);
-            let failed = failure(op, errno, &name);
-            stage.stubs.remove();
-            return Err(failed);
-        }
-        let aftermath = After { stubs: stage.stubs };
-        let mut running = Child {
-            pid: cloned.pid,
-            pidfd: Arc::new(cloned.pidfd),
-            terminal: terminal.map(|t| t.master),
-            aftermath: Some(Box::new(aftermath)),
-            ended: None,
-            joiner: None,
-        };
-        if let Some(errno) = status.map(StatusPipe::wait).transpose()?.flatten() {
-            let _ = running.wait_blocking();
-            return Err(program_failure(&name, errno));
-        }
-        Ok(running)
+        ops.push(Op::Exec { program, paths, argv: Pointers::new(strings(argv)?), envp: Pointers::new(strings(self.env)?) });
+        Ok(())
     }
 }
 
 /// The steps that only the child can do in its new pid, network and ipc namespaces.
-fn system_ops(ops: &mut Vec<Op>, stage: &Stage, dev: &dev::Dev, privileged: bool) {
+fn system_ops(ops: &mut Vec<Op>, stage: &Stage<'_>, dev: &dev::Dev, privileged: bool) {
     const PROC: usize = 0;
     const SYS: usize = 1;
     const OTHER: usize = 2;

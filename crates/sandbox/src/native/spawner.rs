@@ -26,8 +26,9 @@ const FILES: &str = "files";
 const EMPTY: &str = "empty";
 const NODES: &str = "nodes";
 
-/// Starts waiting for a thread beyond this are refused only by memory: each is one waiting caller.
-type Job = Box<dyn FnOnce(&mut Spawner) + Send>;
+/// What a thread is asked to do: one start. It leaves the delivery of the answer, for when the thread is home again.
+type Job = Box<dyn FnOnce(&mut Spawner) -> Delivery + Send>;
+type Delivery = Box<dyn FnOnce() + Send>;
 
 /// A handful of spawner threads.
 #[derive(Debug)]
@@ -64,7 +65,8 @@ impl Pool {
     pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Spawner) -> Result<T, StartError> + Send + 'static) -> Result<T, StartError> {
         let (answer, answered) = mpsc::sync_channel(1);
         let job: Job = Box::new(move |spawner| {
-            let _ = answer.send(job(spawner));
+            let result = job(spawner);
+            Box::new(move || drop(answer.send(result)))
         });
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).map_err(|_| gone())?;
         answered.recv().unwrap_or_else(|_| Err(gone()))
@@ -79,11 +81,15 @@ fn serve(mut spawner: Spawner, queue: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         // The lock is held while waiting: the others wait for the lock instead of for the queue.
         let Ok(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
-        // A panic answers its caller by dropping the channel; the thread's namespaces are its own again right after.
-        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut spawner)));
+        // A panic answers its caller by dropping the channel.
+        let delivery = catch_unwind(AssertUnwindSafe(|| job(&mut spawner)));
+        // Home first: until then this thread keeps the container's mounts alive.
         if let Err(e) = spawner.come_home() {
             tracing::error!(error = %e, "a thread that starts containers cannot leave a container's namespaces and ends");
             return;
+        }
+        if let Ok(deliver) = delivery {
+            deliver();
         }
     }
 }
@@ -115,12 +121,13 @@ impl Spawner {
     fn new() -> Result<Spawner, StartError> {
         let proc = open("/proc/thread-self/ns", OFlags::PATH).step(|| "open `/proc/thread-self/ns`".into())?;
         sys::process::unshare_mounts().step(|| "get an own mount namespace".into())?;
+        // Modes are what they say; the child sets the usual mask.
+        rustix::process::umask(Mode::empty());
         build_home().step(|| "build the namespace that containers start from".into())?;
         let ns = |name: &str| {
             rustix::fs::openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(|| format!("open the {name} namespace"))
         };
         let spawner = Spawner { home: ns("mnt")?, pids: ns("pid")?, stack: Stack::new().step(|| "map a stack".into())? };
-        rustix::process::umask(Mode::empty());
         Ok(spawner)
     }
 
@@ -137,7 +144,7 @@ impl Spawner {
     }
 
     /// Leaves whatever namespaces a start has entered.
-    fn come_home(&mut self) -> io::Result<()> {
+    pub(super) fn come_home(&mut self) -> io::Result<()> {
         move_into_link_name_space(self.home.as_fd(), Some(LinkNameSpaceType::Mount))?;
         move_into_link_name_space(self.pids.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
         Ok(())

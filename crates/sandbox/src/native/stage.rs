@@ -1,7 +1,7 @@
 //! Second part of a start, on a spawner thread and in the mount namespace that will be the container's: the mount tree is
 //! put together, the user, working directory and program are looked up, and the child's steps are written down.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::{
     fs::{FileType, Gid, Mode, OFlags, Uid},
@@ -24,11 +24,11 @@ use crate::{
 
 /// A mount tree under construction.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(super) struct Stage<'a> {
     workshop: Workshop,
     pub(super) root: OwnedFd,
     layers: Vec<Layer>,
-    pub(super) stubs: Stubs,
+    stubs: &'a mut Stubs,
     /// Mounts to make read-only once everything is in place.
     readonly: Vec<OwnedFd>,
     files: Option<OwnedFd>,
@@ -46,9 +46,10 @@ pub(super) enum Place {
     Mqueue,
 }
 
-impl Stage {
-    /// Attaches the root. `nodev` forbids the use of device nodes that the container makes.
-    pub(super) fn new(workshop: Workshop, root: Detached, nodev: bool) -> Result<Stage, StartError> {
+impl<'a> Stage<'a> {
+    /// Attaches the root. `nodev` forbids the use of device nodes that the container makes. What is made to be mounted on is
+    /// noted in `stubs`, to be removed when this stage and the container are gone.
+    pub(super) fn new(workshop: Workshop, root: Detached, nodev: bool, stubs: &'a mut Stubs) -> Result<Stage<'a>, StartError> {
         let nodev = if nodev { MountAttrFlags::MOUNT_ATTR_NODEV } else { MountAttrFlags::empty() };
         sys::mount::set_private(&root.mount, nodev).step(|| "make the root private".into())?;
         sys::mount::attach(&root.mount, &workshop.root).step(|| "attach the root".into())?;
@@ -58,7 +59,7 @@ impl Stage {
             workshop,
             root: root.mount,
             layers,
-            stubs: Stubs::default(),
+            stubs,
             readonly: Vec::new(),
             files: None,
             file_count: 0,
@@ -209,12 +210,12 @@ impl Stage {
         self.mount(Prepared { target: target.into(), part, readonly: true })
     }
 
-    /// Makes read-only what is to be; called after the last mount, because targets are made inside other mounts.
+    /// Makes read-only what is to be; called after the last change, because targets are made inside other mounts.
     pub(super) fn finish(&mut self) -> Result<(), StartError> {
         for mount in self.readonly.drain(..) {
             sys::mount::set_private(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY).step(|| "make a mount read-only".into())?;
         }
-        Ok(())
+        self.stubs.seal().step(|| "look at the mount targets".into())
     }
 
     /// Who runs the program.
@@ -253,11 +254,6 @@ impl Stage {
     /// The paths at which the program can be executed.
     pub(super) fn program(&self, argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &[u8]) -> Result<Vec<Vec<u8>>, StartError> {
         find_program(self.root.as_fd(), argv, env, cwd)
-    }
-
-    /// The number of a descriptor that the child uses.
-    pub(super) fn number(fd: impl AsFd) -> i32 {
-        fd.as_fd().as_raw_fd()
     }
 }
 

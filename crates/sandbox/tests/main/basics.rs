@@ -179,6 +179,8 @@ fn root_mounts_show_their_sources() {
     assert!(image.changes().is_empty(), "{:?}", image.changes());
 }
 
+const EXPECTED: &str = "go\n/dev/pts/0\n33 99\nyes\n1000\n0     ptmx\n\n\n";
+
 #[test]
 fn root_a_terminal_is_the_containers_own() {
     if !able() {
@@ -186,20 +188,22 @@ fn root_a_terminal_is_the_containers_own() {
     }
     let image = Image::new();
     for init in [true, false] {
-        let mut spec = image.script("tty; stty size; test -t 0 -a -t 1 -a -t 2 && echo yes; stat -c %u /dev/pts/0; ls /dev/pts; echo > /dev/console; echo > /dev/tty; exit 3");
+        let mut spec = image.script("tty; read x; stty size; test -t 0 -a -t 1 -a -t 2 && echo yes; stat -c %u /dev/pts/0; ls /dev/pts; echo > /dev/console; echo > /dev/tty; exit 3");
         spec.init = init;
         spec.stdio.terminal = true;
         spec.user = UserSpec { name: "build".into() };
         let mut child = native().start(spec).unwrap();
         let mut out = Vec::new();
+        child.resize(33, 99).unwrap();
         let mut master = fs::File::from(child.terminal.take().unwrap());
+        master.write_all(b"go\n").unwrap();
         // The master reports EIO once the last slave is closed.
         let mut chunk = [0; 1024];
         while let Ok(n @ 1..) = master.read(&mut chunk) {
             out.extend_from_slice(&chunk[..n]);
         }
         assert_eq!(child.wait_blocking().unwrap(), Exit::Code(3), "{}", String::from_utf8_lossy(&out));
-        assert_eq!(String::from_utf8_lossy(&out).replace('\r', ""), "/dev/pts/0\n0 0\nyes\n1000\n0\nptmx\n\n\n", "init: {init}");
+        assert_eq!(String::from_utf8_lossy(&out).replace('\r', ""), format!("{EXPECTED}"), "init: {init}");
     }
 }
 
