@@ -1,1 +1,27 @@
-//! Being written.
+//! What the API means: one folder per noun, and the lazy filesystem nodes that all of them are made of.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod container;
+pub mod ctx;
+pub mod directory;
+mod dispatch;
+pub mod engine;
+mod file;
+pub mod flight;
+pub mod host;
+pub mod link;
+pub mod network;
+pub mod node;
+pub mod platform;
+pub mod progress;
+mod query;
+pub mod schema;
+pub mod scrub;
+pub mod secret;
+pub mod session;
+mod volume;
+
+pub use ctx::Ctx;
+pub use engine::Engine;

@@ -1,0 +1,80 @@
+//! The way back to a client: requests go over the control connection, answers come as connections of their own.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError, atomic::{AtomicU64, Ordering}},
+    time::Duration,
+};
+
+use engine::link::{ClientLink, Io, LinkFuture};
+use tokio::sync::{mpsc, oneshot};
+use wire::{LinkError, LinkErrorKind, LinkRequest, ToClient};
+
+use crate::conn::Conn;
+
+/// Longest time a client may take to answer with a connection.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// The engine's side of one client.
+pub(crate) struct Link {
+    lines: mpsc::Sender<ToClient>,
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Conn>>>,
+    listeners: Mutex<HashMap<u64, mpsc::Sender<Conn>>>,
+}
+
+impl Link {
+    pub(crate) fn new(lines: mpsc::Sender<ToClient>) -> Self {
+        Self { lines, next: AtomicU64::new(1), waiting: Mutex::default(), listeners: Mutex::default() }
+    }
+
+    /// The client's connection for a request.
+    pub(crate) fn deliver(&self, stream: u64, conn: Conn) {
+        let waiter = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&stream);
+        if let Some(waiter) = waiter {
+            // Whoever asked may have given up.
+            let _ = waiter.send(conn);
+        }
+    }
+
+    /// A connection that one of the client's listeners accepted.
+    pub(crate) fn accepted(&self, stream: u64, conn: Conn) {
+        let sender = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).get(&stream).cloned();
+        if let Some(sender) = sender {
+            let _ = sender.try_send(conn);
+        }
+    }
+
+    async fn request(&self, request: LinkRequest) -> Result<Box<dyn Io>, LinkError> {
+        let gone = || LinkError::new(LinkErrorKind::Io, "the client is gone");
+        let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let (tx, rx) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(stream, tx);
+        let forget = Forget { link: self, stream };
+        self.lines.send(ToClient::Open { stream, request }).await.map_err(|_| gone())?;
+        let conn = tokio::time::timeout(ANSWER_TIME, rx)
+            .await
+            .map_err(|_| LinkError::new(LinkErrorKind::Io, format!("the client did not answer within {} s", ANSWER_TIME.as_secs())))?
+            .map_err(|_| gone())?;
+        drop(forget);
+        Ok(Box::new(conn))
+    }
+}
+
+/// Removes the seat of a request that was given up.
+struct Forget<'a> {
+    link: &'a Link,
+    stream: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.link.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.stream);
+    }
+}
+
+impl ClientLink for Link {
+    fn open(&self, request: LinkRequest) -> LinkFuture<'_, Result<Box<dyn Io>, LinkError>> {
+        Box::pin(self.request(request))
+    }
+}

@@ -1,0 +1,119 @@
+//! The configuration of a container: what an image says of how it is run.
+
+use std::sync::Arc;
+
+/// The parts of an OCI image configuration that pipelines read or change.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Config {
+    /// Environment in order.
+    pub env: Vec<(Arc<str>, Arc<str>)>,
+    /// `user[:group]`; empty is root.
+    pub user: Arc<str>,
+    /// Working directory; empty is `/`.
+    pub workdir: Arc<str>,
+    /// Entrypoint.
+    pub entrypoint: Vec<Arc<str>>,
+    /// Default arguments.
+    pub cmd: Vec<Arc<str>>,
+    /// Labels in order.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// The image's exposed ports: number and `tcp` or `udp`.
+    pub exposed: Vec<(u16, bool)>,
+    /// Everything else of the image's `config` object, as it was.
+    pub other: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Sets `name` in an ordered list: in place when it is there.
+pub fn set(list: &mut Vec<(Arc<str>, Arc<str>)>, name: &str, value: &str) {
+    match list.iter_mut().find(|(n, _)| **n == *name) {
+        Some((_, v)) => *v = value.into(),
+        None => list.push((name.into(), value.into())),
+    }
+}
+
+/// The value of `name`.
+pub fn get<'a>(list: &'a [(Arc<str>, Arc<str>)], name: &str) -> Option<&'a Arc<str>> {
+    list.iter().find(|(n, _)| **n == *name).map(|(_, v)| v)
+}
+
+impl Config {
+    /// Reads the `config` object of an OCI image configuration. Keys of another shape than expected count as absent.
+    pub fn from_oci(config: &serde_json::Map<String, serde_json::Value>) -> Self {
+        let mut other = config.clone();
+        let mut take = |key: &str| other.remove(key).unwrap_or_default();
+        let strings = |v: serde_json::Value| -> Vec<Arc<str>> {
+            v.as_array().map(|a| a.iter().filter_map(|s| s.as_str().map(Arc::from)).collect()).unwrap_or_default()
+        };
+        let text = |v: serde_json::Value| -> Arc<str> { v.as_str().unwrap_or_default().into() };
+        let mut env = Vec::new();
+        for pair in strings(take("Env")) {
+            let (k, v) = pair.split_once('=').unwrap_or((&pair, ""));
+            set(&mut env, k, v);
+        }
+        let labels = match take("Labels") {
+            serde_json::Value::Object(m) => m.iter().filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect(),
+            _ => Vec::new(),
+        };
+        let exposed = match take("ExposedPorts") {
+            serde_json::Value::Object(m) => m.keys().filter_map(|k| parse_port(k)).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            env,
+            user: text(take("User")),
+            workdir: text(take("WorkingDir")),
+            entrypoint: strings(take("Entrypoint")),
+            cmd: strings(take("Cmd")),
+            labels,
+            exposed,
+            other,
+        }
+    }
+
+    /// This container's configuration after `from` an image: environment, labels and ports are merged, the rest replaced.
+    #[must_use]
+    pub fn merged_from(&self, image: &Self) -> Self {
+        let mut merged = image.clone();
+        merged.env.clone_from(&self.env);
+        merged.labels.clone_from(&self.labels);
+        for (k, v) in &image.env {
+            set(&mut merged.env, k, v);
+        }
+        for (k, v) in &image.labels {
+            set(&mut merged.labels, k, v);
+        }
+        merged.exposed.clone_from(&self.exposed);
+        for p in &image.exposed {
+            if !merged.exposed.contains(p) {
+                merged.exposed.push(*p);
+            }
+        }
+        merged
+    }
+}
+
+/// Reads `80/tcp`, `53/udp` or `80`.
+fn parse_port(text: &str) -> Option<(u16, bool)> {
+    let (port, proto) = text.split_once('/').unwrap_or((text, "tcp"));
+    Some((port.parse().ok()?, proto == "udp"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_merges_lists_and_replaces_the_rest() {
+        let image = Config::from_oci(
+            serde_json::json!({"Env": ["PATH=/bin", "X"], "Cmd": ["sh"], "Labels": {"a": "1"}, "ExposedPorts": {"53/udp": {}}, "Volumes": {"/v": {}}})
+                .as_object()
+                .expect("an object"),
+        );
+        let mine = Config { env: vec![("MINE".into(), "1".into())], user: "me".into(), exposed: vec![(80, false)], ..Config::default() };
+        let merged = mine.merged_from(&image);
+        assert_eq!(merged.env, [("MINE".into(), "1".into()), ("PATH".into(), "/bin".into()), ("X".into(), "".into())]);
+        assert_eq!(&*merged.user, "");
+        assert_eq!(merged.exposed, [(80, false), (53, true)]);
+        assert!(merged.other.contains_key("Volumes"));
+    }
+}

@@ -1,0 +1,82 @@
+//! `Container.from`: from a name to a pinned image.
+
+use graph::{
+    call::{Call, Literal},
+    error::{Class, Error},
+    resolve::Invocation,
+    value::{Object, Value},
+};
+use oci::{Platform, Reference, blobs::Blobs};
+use std::sync::Arc;
+
+use super::{
+    Config, Container,
+    image::{ImagePin, StoreBlobs, access},
+};
+use crate::{Ctx, directory::Tree, node::Node};
+
+/// Reads a platform argument and writes it in its normal form.
+///
+/// # Errors
+/// `unknown operating system or architecture`, or what is wrong with it.
+pub(super) fn parse_platform(text: &str) -> Result<String, Error> {
+    text.parse::<Platform>().map(|p| p.to_string()).map_err(|e| Error::from_chain(Class::User, &e))
+}
+
+/// The registry host an address of `withRegistryAuth` means.
+pub(super) fn auth_host(address: &str) -> Result<String, Error> {
+    // A host alone (`docker.io`, `localhost:5000`) or a whole image name.
+    let looks_like_host = !address.contains('/') && (address.contains('.') || address.contains(':') || address == "localhost");
+    let domain = if looks_like_host {
+        address.to_owned()
+    } else {
+        let r = Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?;
+        r.domain().to_owned()
+    };
+    Ok(if domain == "index.docker.io" || domain == "registry-1.docker.io" { "docker.io".to_owned() } else { domain })
+}
+
+pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
+    let c = inv.this::<Container>()?;
+    let address = inv.args.str("address");
+    let reference = Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?.or_latest();
+    let platform: Platform = c.platform.parse().map_err(|e| Error::from_chain(Class::User, &e))?;
+    let blobs: Arc<dyn Blobs> = Arc::new(StoreBlobs(inv.ctx.engine.store.clone()));
+    let resolved = access(&inv.ctx).resolve(&reference, &platform, &blobs).await.map_err(|e| Error::from_chain(Class::Environment, &e))?;
+    let pinned = resolved.reference.to_string();
+    let run = serde_json::to_value(&resolved.config.config).map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;
+    let image_config = run.as_object().map(Config::from_oci).unwrap_or_default();
+    let pin = ImagePin {
+        reference: resolved.reference,
+        manifest_digest: resolved.manifest_digest.to_string(),
+        layers: resolved.manifest.layers.into(),
+        diff_ids: resolved.config.rootfs.diff_ids.into(),
+    };
+    let mut after = c.with_rootfs(Tree::root(Node::image(pin)));
+    after.platform = resolved.platform.to_string().into();
+    after.config = Arc::new(c.config.merged_from(&image_config));
+    after.image_ref = Some(pinned.as_str().into());
+    after.last_exec = None;
+    // The recipe of the result names the digest: the same image has the same ID, whatever tag led to it.
+    let receiver = inv.this.as_ref().map(|o| o.call.clone());
+    let call = Call::new(receiver, "from", vec![("address".into(), Literal::String(pinned.into()))], "Container");
+    Ok(Value::Object(Object::new("Container", call, after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_for_hosts() {
+        for (address, host) in [
+            ("docker.io", "docker.io"),
+            ("index.docker.io", "docker.io"),
+            ("localhost:5000", "localhost:5000"),
+            ("registry.example/a/b:c", "registry.example"),
+            ("alpine", "docker.io"),
+        ] {
+            assert_eq!(auth_host(address).expect("a host"), host, "{address}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The machine: store, sandbox, network and registries, opened once and shared by all sessions.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use graph::{
+    error::{Class, Error},
+    schema::Schema,
+};
+use store::{Store, Volume};
+
+use crate::{
+    Ctx,
+    config::Config,
+    flight::Flights,
+    network::{ExecNetwork, Networking},
+    node::{Key, Outcome},
+};
+
+/// Everything the engine owns.
+pub struct Engine {
+    /// What `engine.json` said.
+    pub config: Config,
+    /// Blobs, snapshots, volumes, results.
+    pub store: Store,
+    /// Starts containers.
+    pub runtime: Arc<dyn sandbox::Runtime>,
+    /// Talks to registries.
+    pub registry: oci::registry::Client,
+    /// The whole schema, bound.
+    pub schema: Schema<Ctx>,
+    /// Node work in progress.
+    pub flights: Flights<Key, Outcome>,
+    /// Bounds how many execs run at once.
+    pub exec_slots: tokio::sync::Semaphore,
+    /// Proxy variables of the engine, given to every exec that does not set them.
+    pub proxy_env: Vec<(String, String)>,
+    /// The host's CA bundle, if there is one.
+    pub ca_bundle: Option<PathBuf>,
+    /// Scratch space for sockets: a directory that is emptied at start.
+    pub run_dir: PathBuf,
+    networking: Networking,
+    blocking_slots: tokio::sync::Semaphore,
+    volume_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// Why an engine could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store.
+    #[error("cannot open the store in `{dir}`")]
+    Store {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: store::OpenError,
+    },
+    /// The sandbox.
+    #[error("cannot prepare the sandbox")]
+    Sandbox(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The schema: a bug of ours.
+    #[error("cannot build the schema")]
+    Schema(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The scratch directory.
+    #[error("cannot prepare `{path}`")]
+    Scratch {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The registry client.
+    #[error("cannot prepare the registry client")]
+    Registry(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Threads that may block at once.
+const BLOCKING_MAX: usize = 64;
+/// Proxy variables passed on to execs, in both cases.
+const PROXY_VARIABLES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+/// Where CA bundles are found.
+const CA_BUNDLES: [&str; 4] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
+
+impl Engine {
+    /// Builds the world, top to bottom.
+    ///
+    /// # Errors
+    /// The part that could not be had.
+    pub fn open(config: Config, state_dir: &Path) -> Result<Arc<Self>, OpenError> {
+        let store = Store::open(state_dir, store::Options::default())
+            .map_err(|source| OpenError::Store { dir: state_dir.to_owned(), source })?;
+        let run_dir = state_dir.join("run");
+        let scratch = |source| OpenError::Scratch { path: run_dir.clone(), source };
+        match std::fs::remove_dir_all(&run_dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(scratch(e)),
+            _ => {}
+        }
+        std::fs::create_dir_all(&run_dir).map_err(scratch)?;
+        let runtime = open_runtime()?;
+        let registry = crate::container::image::client(&config).map_err(|e| OpenError::Registry(e.into()))?;
+        let schema = crate::schema::build().map_err(OpenError::Schema)?;
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let slots = if config.max_parallelism == 0 { cores * 4 } else { config.max_parallelism };
+        let networking = Networking::new(&config.network);
+        Ok(Arc::new(Self {
+            store,
+            runtime,
+            registry,
+            schema,
+            flights: Flights::default(),
+            exec_slots: tokio::sync::Semaphore::new(slots),
+            proxy_env: proxy_env(|name| std::env::var(name).ok()),
+            ca_bundle: CA_BUNDLES.iter().map(PathBuf::from).find(|p| p.is_file()),
+            run_dir,
+            networking,
+            blocking_slots: tokio::sync::Semaphore::new(BLOCKING_MAX),
+            volume_locks: Mutex::default(),
+            config,
+        }))
+    }
+
+    /// Runs `f` on a thread that may block; at most [`BLOCKING_MAX`] at once.
+    ///
+    /// # Errors
+    /// What `f` answered, or that it panicked.
+    pub async fn blocking<T, F>(&self, f: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, Error> + Send + 'static,
+    {
+        let _slot = self.blocking_slots.acquire().await.map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?;
+        tokio::task::spawn_blocking(f)
+            .await
+            .map_err(|e| Error::internal(format!("a step of the engine failed unexpectedly ({e}); please report this")))?
+    }
+
+    /// The lock of a cache volume.
+    pub fn volume_lock(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.volume_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, l| l.strong_count() > 0);
+        if let Some(l) = locks.get(key).and_then(Weak::upgrade) {
+            return l;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(key.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+
+    /// A directory of a volume that no other exec uses: the volume's own, or a further one while that is taken.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn private_volume(&self, key: &str, volume: &Volume) -> Result<PrivateVolume, Error> {
+        for n in 0.. {
+            let name = if n == 0 { format!("{key}\0private") } else { format!("{key}\0private{n}") };
+            if let Ok(guard) = self.volume_lock(&name).try_lock_owned() {
+                if n == 0 {
+                    return Ok(PrivateVolume { path: volume.path().to_owned(), _guard: guard });
+                }
+                let store = self.store.clone();
+                let copy = self.blocking(move || store.volume(&name).map_err(|e| Error::from_chain(Class::Environment, &e))).await?;
+                return Ok(PrivateVolume { path: copy.path().to_owned(), _guard: guard });
+            }
+        }
+        Err(Error::internal("no private volume"))
+    }
+
+    /// Ends the engine's own work; sessions are closed before.
+    pub async fn close(&self) {
+        let store = self.store.clone();
+        if let Err(e) = self.blocking(move || store.close().map_err(|e| Error::from_chain(Class::Environment, &e))).await {
+            tracing::warn!("cannot close the store: {e}");
+        }
+    }
+
+    /// Network for one exec of a session.
+    pub async fn network_for(&self, ctx: &Ctx) -> ExecNetwork {
+        self.networking.take(&ctx.session).await
+    }
+}
+
+/// A volume's directory, used by one exec alone.
+#[derive(Debug)]
+pub struct PrivateVolume {
+    path: PathBuf,
+    _guard: tokio::sync::OwnedMutexGuard<()>,
+}
+
+impl PrivateVolume {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn open_runtime() -> Result<Arc<dyn sandbox::Runtime>, OpenError> {
+    Ok(Arc::new(sandbox::Native::new().map_err(|e| OpenError::Sandbox(e.into()))?))
+}
+
+/// The proxy variables that are set, each in both cases.
+fn proxy_env(get: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for name in PROXY_VARIABLES {
+        let lower = name.to_ascii_lowercase();
+        if let Some(value) = get(name).or_else(|| get(&lower)).filter(|v| !v.is_empty()) {
+            out.push((name.to_owned(), value.clone()));
+            out.push((lower, value));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_given_in_both_cases() {
+        let env = proxy_env(|n| (n == "https_proxy").then(|| "http://p:1".to_owned()));
+        assert_eq!(env, [("HTTPS_PROXY".to_owned(), "http://p:1".to_owned()), ("https_proxy".to_owned(), "http://p:1".to_owned())]);
+    }
+}

@@ -1,0 +1,11 @@
+//! The client's machine as the API shows it.
+
+mod fields;
+mod index;
+mod socket;
+mod upload;
+
+pub use fields::bind;
+pub(crate) use fields::client_path;
+pub(crate) use upload::link_error;
+pub use socket::{Socket, SocketProxy};

@@ -1,0 +1,198 @@
+//! Evaluation of nodes: from the persistent cache when it is there, else once for all who wait.
+
+use std::sync::Arc;
+
+use graph::error::{Class, Error};
+use store::{CopyOptions, Snapshot, Tree};
+
+use super::{CopyKind, Done, Edit, Key, Node, Op, Output, exec::ExecResult};
+use crate::{Ctx, container, directory::tree_error};
+
+/// How many edits are applied to one draft at most.
+const BATCH_MAX: usize = 50_000;
+
+/// The outcome all waiters of a node share.
+pub type Outcome = Result<Arc<Done>, Error>;
+
+impl Ctx {
+    /// One tree of a node.
+    ///
+    /// # Errors
+    /// What the work, or the work before it, answered.
+    pub async fn evaluate(&self, output: &Output) -> Result<Snapshot, Error> {
+        let done = self.evaluate_node(&output.node).await?;
+        done.outputs
+            .get(output.index as usize)
+            .cloned()
+            .ok_or_else(|| Error::internal(format!("node {:?} has no output {}", output.node.key, output.index)))
+    }
+
+    /// All of a node's results.
+    ///
+    /// # Errors
+    /// What the work, or the work before it, answered.
+    pub async fn evaluate_node(&self, node: &Arc<Node>) -> Outcome {
+        if let Some(done) = node.done.get() {
+            return Ok(done.clone());
+        }
+        if let Some(done) = self.known(node) {
+            return Ok(node.done.get_or_init(|| done).clone());
+        }
+        if let Some(error) = self.session.failure(&node.key) {
+            return Err(error);
+        }
+        let (ctx, work) = (self.clone(), node.clone());
+        let outcome = self
+            .engine
+            .flights
+            .join(node.key, move || ctx.compute(work))
+            .await
+            .unwrap_or_else(|| Err(Error::internal("a step ended without an answer; please report this")));
+        match outcome {
+            Ok(done) => Ok(node.done.get_or_init(|| done).clone()),
+            Err(error) => {
+                if matches!(node.op, Op::Exec(_)) && error.class() == Class::User {
+                    self.session.remember_failure(node.key, error.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The results in the persistent cache.
+    fn known(&self, node: &Node) -> Option<Arc<Done>> {
+        let done = match &node.op {
+            Op::Given(snapshot) => Done { outputs: vec![snapshot.clone()], exec: None },
+            Op::Image(_) | Op::Edit(_) => {
+                let record = self.engine.store.results().get(&node.key.0)?;
+                Done { outputs: record.outputs, exec: None }
+            }
+            Op::Exec(plan) => {
+                let record = self.engine.store.results().get(&node.key.0)?;
+                let exec = Some(ExecResult::decode(&record.extra)?);
+                self.session.progress.step_cached(&plan.label(), self.span);
+                Done { outputs: record.outputs, exec }
+            }
+        };
+        Some(Arc::new(done))
+    }
+
+    /// Does the work of a node that is not known. Boxed: nodes need nodes, and their futures would have no finite type.
+    fn compute(self, node: Arc<Node>) -> futures::future::BoxFuture<'static, Outcome> {
+        Box::pin(async move { self.work(&node).await })
+    }
+
+    async fn work(&self, node: &Arc<Node>) -> Outcome {
+        let done = match &node.op {
+            Op::Given(snapshot) => Done { outputs: vec![snapshot.clone()], exec: None },
+            Op::Image(pin) => {
+                let snapshot = container::image::unpacked(self, pin).await?;
+                self.record(node.key, std::slice::from_ref(&snapshot), &[], &format!("image {}", pin.reference));
+                Done { outputs: vec![snapshot], exec: None }
+            }
+            Op::Edit(_) => {
+                let snapshot = self.edit(node).await?;
+                self.record(node.key, std::slice::from_ref(&snapshot), &[], "file change");
+                Done { outputs: vec![snapshot], exec: None }
+            }
+            Op::Exec(plan) => {
+                let inputs = self.inputs(node).await?;
+                let (outputs, result) = container::run::run(self, plan, &inputs).await?;
+                self.record(node.key, &outputs, &result.encode(), &plan.label());
+                Done { outputs, exec: Some(result) }
+            }
+        };
+        Ok(Arc::new(done))
+    }
+
+    fn record(&self, key: Key, outputs: &[Snapshot], extra: &[u8], description: &str) {
+        self.engine.store.results().put(&key.0, outputs, extra, description);
+    }
+
+    /// Evaluates all inputs of a node at once; the empty tree stands for a missing one.
+    async fn inputs(&self, node: &Node) -> Result<Vec<Snapshot>, Error> {
+        futures::future::try_join_all(node.inputs.iter().map(|input| async move {
+            match input {
+                Some(o) => self.evaluate(o).await,
+                None => self.engine.store.empty().map_err(|e| Error::from_chain(Class::Environment, &e)),
+            }
+        }))
+        .await
+    }
+
+    /// Applies an edit, together with all unfinished edits below it, to one draft.
+    async fn edit(&self, top: &Arc<Node>) -> Result<Snapshot, Error> {
+        let mut batch: Vec<Arc<Node>> = vec![top.clone()];
+        let base = loop {
+            let Some(last) = batch.last() else { break None };
+            let Some(below) = last.inputs.first().cloned().flatten() else { break None };
+            let unfinished = matches!(&below.node.op, Op::Edit(e) if !matches!(e, Edit::Diff { .. }))
+                && !matches!(&last.op, Op::Edit(Edit::Diff { .. }))
+                && below.node.done.get().is_none()
+                && batch.len() < BATCH_MAX
+                && !self.engine.store.results().contains(&below.node.key.0);
+            if !unfinished {
+                break Some(below);
+            }
+            batch.push(below.node);
+        };
+        let parent = match &base {
+            Some(o) => Some(self.evaluate(o).await?),
+            None => None,
+        };
+        // Sources in the order the edits will want them.
+        batch.reverse();
+        let mut sources = Vec::with_capacity(batch.len());
+        for node in &batch {
+            let of_node = futures::future::try_join_all(node.inputs.iter().skip(1).flatten().map(|o| self.evaluate(o))).await?;
+            sources.push(of_node.into_iter().next());
+        }
+        let store = self.engine.store.clone();
+        self.engine
+            .blocking(move || {
+                let environment = |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
+                let replaces = matches!(batch.first().map(|n| &n.op), Some(Op::Edit(Edit::Diff { .. })));
+                let draft = store.draft(if replaces { None } else { parent.as_ref() }).map_err(|e| environment(&e))?;
+                {
+                    let tree = draft.tree().map_err(|e| environment(&e))?;
+                    for (node, source) in batch.iter().zip(&sources) {
+                        let Op::Edit(edit) = &node.op else { continue };
+                        apply(&tree, edit, parent.as_ref(), source.as_ref())?;
+                    }
+                }
+                draft.commit().map_err(|e| environment(&e))
+            })
+            .await
+    }
+}
+
+/// Applies one edit to a writable tree.
+fn apply(tree: &Tree, edit: &Edit, base: Option<&Snapshot>, source: Option<&Snapshot>) -> Result<(), Error> {
+    let environment = |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
+    let source_tree = || source.map(|s| s.tree().map_err(|e| environment(&e))).transpose();
+    let result = match edit {
+        Edit::WriteFile { path, contents, mode, owner } => tree.write_file(path, contents, *mode, *owner),
+        Edit::MakeDir { path, mode, owner } => tree.make_dir(path, *mode, *owner),
+        Edit::Copy { kind, from, to, include, exclude, owner, mode } => {
+            let source = source_tree()?;
+            let options = CopyOptions { include: include.clone(), exclude: exclude.clone(), owner: *owner, mode: *mode };
+            match (kind, source) {
+                (CopyKind::Dir, Some(source)) => tree.copy_dir(&source, from, to, &options),
+                (CopyKind::Dir, None) => tree.make_dir(to, 0o755, *owner),
+                (CopyKind::File, Some(source)) => tree.copy_file(&source, from, to, &options),
+                (CopyKind::File, None) => return Err(Error::user(format!("{from}: no such file or directory"))),
+            }
+        }
+        Edit::Remove { paths } => paths.iter().try_for_each(|p| tree.remove(p)),
+        Edit::SetTimes { path, seconds } => tree.set_times(path, *seconds),
+        Edit::Diff { path } => {
+            let lower = base.map(|s| s.tree().map_err(|e| environment(&e))).transpose()?;
+            match source_tree()? {
+                Some(upper) => tree.diff_from(lower.as_ref(), &upper, path),
+                None => Ok(()),
+            }
+        }
+        Edit::Symlink { target, path } => tree.symlink(target, path),
+    };
+    result.map_err(|e| tree_error(&e))
+}

@@ -1,0 +1,53 @@
+//! The whole API: the schema's text bound to the resolvers of all nouns.
+
+use graph::schema::Schema;
+
+use crate::{Ctx, container, directory, dispatch::Binder, file, host, query, secret, volume};
+
+/// The schema's files, as text, by name.
+pub const SDL: &[(&str, &str)] = &[
+    ("address.graphql", include_str!("../../../schema/address.graphql")),
+    ("cache_volume.graphql", include_str!("../../../schema/cache_volume.graphql")),
+    ("changeset.graphql", include_str!("../../../schema/changeset.graphql")),
+    ("container.graphql", include_str!("../../../schema/container.graphql")),
+    ("directives.graphql", include_str!("../../../schema/directives.graphql")),
+    ("directory.graphql", include_str!("../../../schema/directory.graphql")),
+    ("engine.graphql", include_str!("../../../schema/engine.graphql")),
+    ("enums.graphql", include_str!("../../../schema/enums.graphql")),
+    ("env_file.graphql", include_str!("../../../schema/env_file.graphql")),
+    ("file.graphql", include_str!("../../../schema/file.graphql")),
+    ("git.graphql", include_str!("../../../schema/git.graphql")),
+    ("host.graphql", include_str!("../../../schema/host.graphql")),
+    ("inputs.graphql", include_str!("../../../schema/inputs.graphql")),
+    ("interfaces.graphql", include_str!("../../../schema/interfaces.graphql")),
+    ("json_value.graphql", include_str!("../../../schema/json_value.graphql")),
+    ("loaders.graphql", include_str!("../../../schema/loaders.graphql")),
+    ("module.graphql", include_str!("../../../schema/module.graphql")),
+    ("query.graphql", include_str!("../../../schema/query.graphql")),
+    ("scalars.graphql", include_str!("../../../schema/scalars.graphql")),
+    ("secret.graphql", include_str!("../../../schema/secret.graphql")),
+    ("service.graphql", include_str!("../../../schema/service.graphql")),
+    ("socket.graphql", include_str!("../../../schema/socket.graphql")),
+    ("stat.graphql", include_str!("../../../schema/stat.graphql")),
+    ("typedef.graphql", include_str!("../../../schema/typedef.graphql")),
+];
+
+/// Parses and binds the schema.
+///
+/// # Errors
+/// A bug of ours: a malformed file, or a resolver for a field that is not declared.
+pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut schema = Schema::builder();
+    for (name, text) in SDL {
+        schema.sdl(name, text)?;
+    }
+    let mut binder = Binder { schema };
+    query::bind(&mut binder);
+    container::bind(&mut binder);
+    directory::bind(&mut binder);
+    file::bind(&mut binder);
+    host::bind(&mut binder);
+    secret::bind(&mut binder);
+    volume::bind(&mut binder);
+    Ok(binder.schema.build()?)
+}

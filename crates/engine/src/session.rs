@@ -1,0 +1,114 @@
+//! Sessions and the clients in them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use graph::{call::Digest, error::Error, resolve::View};
+use wire::ClientInfo;
+
+use crate::{Ctx, link::ClientLink, node::Key, progress::Progress, secret::Plaintext};
+
+/// One user's connection: what it remembers and holds until it ends.
+pub struct Session {
+    /// Its name on the wire.
+    pub id: String,
+    /// The memo of its calls.
+    pub solver: Arc<graph::solve::Solver<Ctx>>,
+    /// What its user sees.
+    pub progress: Progress,
+    secrets: Mutex<HashMap<Digest, Plaintext>>,
+    /// Registry credentials given by `withRegistryAuth`: host to user and password.
+    registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
+    /// Execs that failed in this session: they are not run again in it.
+    failures: Mutex<HashMap<Key, Error>>,
+}
+
+/// One caller in a session.
+pub struct Client {
+    /// Unique in the engine.
+    pub key: u64,
+    /// What it said of itself.
+    pub info: ClientInfo,
+    /// The schema version it sees.
+    pub view: View,
+    /// Its machine.
+    pub link: Arc<dyn ClientLink>,
+}
+
+/// Most failures remembered per session.
+const MAX_FAILURES: usize = 10_000;
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// A session without clients.
+    pub fn new(id: String, solver: Arc<graph::solve::Solver<Ctx>>, progress: Progress) -> Self {
+        Self { id, solver, progress, secrets: Mutex::default(), registry_auth: Mutex::default(), failures: Mutex::default() }
+    }
+
+    /// A secret's value.
+    pub fn secret(&self, id: Digest) -> Option<Plaintext> {
+        lock(&self.secrets).get(&id).cloned()
+    }
+
+    /// Sets a secret's value; the same name again overwrites.
+    pub fn set_secret(&self, id: Digest, value: Plaintext) {
+        lock(&self.secrets).insert(id, value);
+    }
+
+    /// Credentials for a registry host.
+    pub fn registry_auth(&self, host: &str) -> Option<(String, Plaintext)> {
+        lock(&self.registry_auth).get(host).cloned()
+    }
+
+    /// Sets or removes credentials for a registry host.
+    pub fn set_registry_auth(&self, host: &str, auth: Option<(String, Plaintext)>) {
+        match auth {
+            Some(a) => lock(&self.registry_auth).insert(host.to_owned(), a),
+            None => lock(&self.registry_auth).remove(host),
+        };
+    }
+
+    /// Ends what the session still holds in the engine.
+    pub async fn close(&self, _engine: &crate::Engine) {
+        lock(&self.secrets).clear();
+        lock(&self.registry_auth).clear();
+    }
+
+    /// How an exec failed earlier in this session.
+    pub fn failure(&self, key: &Key) -> Option<Error> {
+        lock(&self.failures).get(key).cloned()
+    }
+
+    /// Remembers a failed exec.
+    pub fn remember_failure(&self, key: Key, error: Error) {
+        let mut failures = lock(&self.failures);
+        if failures.len() < MAX_FAILURES {
+            failures.insert(key, error);
+        }
+    }
+}
+
+impl Client {
+    /// A client that sees the schema as its version asks.
+    pub fn new(info: ClientInfo, link: Arc<dyn ClientLink>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let view = view_of(&info);
+        Self { key: NEXT.fetch_add(1, Ordering::Relaxed), info, view, link }
+    }
+}
+
+/// The schema view a client gets: `--version`, else the SDK's label, else ours. What is no version counts as the oldest that
+/// was never checked.
+fn view_of(info: &ClientInfo) -> View {
+    let named = [info.version.as_deref(), info.labels.get("dagger.io/sdk.version").map(String::as_str)];
+    let named = named.into_iter().flatten().find(|v| !v.is_empty() && *v != "n/a");
+    named.map_or(View::DEFAULT, |v| View::parse(v).unwrap_or(View::new(0, 11, 9)))
+}
