@@ -8,6 +8,7 @@
 pub mod blobs;
 pub mod config;
 pub mod digest;
+pub mod image;
 pub mod layer;
 pub mod manifest;
 pub mod platform;

@@ -552,3 +552,116 @@ fn root_sparse_files_of_every_version() {
         assert!(text.ends_with("invalid sparse file map"), "{map}: {text}");
     }
 }
+
+/// An overlay mount: what unpacking a layer that is not the lowest really looks like.
+#[test]
+fn root_over_lower_layers_the_kernel_writes_the_whiteouts() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["lower", "upper", "work"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    let unpack_into = |root: std::os::fd::BorrowedFd<'_>, beneath, layer: LayerBuilder| {
+        let target = Target { root, beneath };
+        unpack(layer.tar().as_slice(), target, &Expected::default(), &Limits::default()).unwrap();
+    };
+    let lower = std::fs::File::open(path("lower")).unwrap();
+    let first = LayerBuilder::new()
+        .dir("usr/lib")
+        .symlink("lib", "usr/lib")
+        .dir_mode("private", 0o700)
+        .file("private/old", "old")
+        .file("linked", "linked")
+        .file("gone", "")
+        .file("tree/a/b", "")
+        .file("opaque/x", "")
+        .dir("replaced")
+        .file("replaced/x", "");
+    unpack_into(lower.as_fd(), Beneath::Nothing, first);
+    let mount = sys::mount::overlay(&sys::mount::Overlay {
+        lower: vec![path("lower")],
+        upper: Some((path("upper"), path("work"))),
+    })
+    .unwrap();
+    let second = LayerBuilder::new()
+        // Through a link of the layer below, as every other engine does.
+        .file("lib/new.so", "so")
+        // Into a directory this layer does not describe: it keeps its mode.
+        .file("private/new", "new")
+        // Hard links reach lower layers too.
+        .hard_link("alias", "linked")
+        .whiteout("gone")
+        .whiteout("tree")
+        .file("opaque/.wh..wh..opq", "")
+        .file("opaque/y", "")
+        .file("replaced", "a file now");
+    unpack_into(mount.as_fd(), Beneath::Layers, second);
+    drop(mount);
+    let mount = sys::mount::overlay(&sys::mount::Overlay { lower: vec![path("upper"), path("lower")], upper: None }).unwrap();
+    let merged = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&mount));
+    let mut lines = BTreeMap::new();
+    list(Path::new(&merged), "", &mut lines);
+    let names: Vec<String> = lines.keys().cloned().collect();
+    assert_eq!(
+        names,
+        [
+            "/alias", "/lib", "/linked", "/opaque", "/opaque/y", "/private", "/private/new", "/private/old", "/replaced", "/usr",
+            "/usr/lib", "/usr/lib/new.so"
+        ]
+    );
+    assert!(lines["/private"].starts_with("700 "), "{}", lines["/private"]);
+    assert!(lines["/alias"].ends_with("links=2 \"linked\"") || lines["/alias"].ends_with("links=1 \"linked\""), "{}", lines["/alias"]);
+    let whiteout = path("upper/gone").symlink_metadata().unwrap();
+    assert_eq!((whiteout.rdev(), whiteout.mode() >> 12), (0, 2), "character device 0:0");
+}
+
+/// Whatever bytes come, there is an answer and nothing outside is touched.
+#[test]
+fn root_damaged_layers_never_panic() {
+    let sound = LayerBuilder::new()
+        .dir("a")
+        .pax(&[("path", b"a/long"), ("mtime", b"1.5"), ("SCHILY.xattr.user.x", b"y")])
+        .file("x", "contents")
+        .symlink("s", "../outside")
+        .file("s/t", "t")
+        .hard_link("h", "a/long")
+        .file(&"n".repeat(150), "n")
+        .whiteout("a/long")
+        .tar();
+    // A small generator: the same damage every time.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let mut accepted = 0;
+    for _ in 0..600 {
+        let mut tar = sound.clone();
+        for _ in 0..=next(3) {
+            let at = next(tar.len());
+            match next(4) {
+                0 => tar[at] = u8::try_from(next(256)).unwrap(),
+                1 => tar.truncate(at.max(1)),
+                2 => {
+                    let from = next(tar.len()) / 512 * 512;
+                    let block: Vec<u8> = tar[from..(from + 512).min(tar.len())].to_vec();
+                    tar.splice(at / 512 * 512..at / 512 * 512, block);
+                }
+                _ => tar[at] = *b"./\0-9x".get(next(6)).unwrap(),
+            }
+        }
+        repair_checksums(&mut tar);
+        accepted += usize::from(Place::new().unpack_bytes(&tar, Beneath::Layers).is_ok());
+    }
+    assert!(accepted > 50, "the damage is not so bad that nothing gets past the first header: {accepted}");
+}
+
+fn repair_checksums(tar: &mut [u8]) {
+    for block in tar.chunks_exact_mut(512).filter(|block| block[257..262] == *b"ustar") {
+        block[148..156].copy_from_slice(b"        ");
+        let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+}

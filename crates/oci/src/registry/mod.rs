@@ -113,6 +113,11 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
+    /// The lock of work named by a digest, among all users.
+    pub(crate) fn busy(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        self.client.busy(digest)
+    }
+
     /// Forgets all tokens, for when a user's credentials have changed.
     pub async fn forget(&self) {
         self.tokens.lock().await.clear();

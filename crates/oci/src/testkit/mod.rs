@@ -7,11 +7,13 @@ mod blobs;
 mod http;
 mod image;
 mod layer;
+mod layers;
 mod registry;
 
 pub use self::{
     blobs::DirBlobs,
     image::Image,
     layer::{LayerBuilder, Raw, compress},
+    layers::DirLayers,
     registry::{Auth, Fault, Registry, Seen},
 };
