@@ -11,18 +11,30 @@ use oci::layer::{Beneath, Compression, Expected, Limits, Target, unpack};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args_os().skip(1);
-    let (Some(layer), Some(target)) = (arguments.next().map(PathBuf::from), arguments.next().map(PathBuf::from)) else {
+    let (Some(layer), Some(target)) = (
+        arguments.next().map(PathBuf::from),
+        arguments.next().map(PathBuf::from),
+    ) else {
         return Err("usage: unpack LAYER TARGET-DIRECTORY [ROUNDS]".into());
     };
-    let rounds = arguments.next().and_then(|n| n.to_str()?.parse().ok()).unwrap_or(5);
+    let rounds = arguments
+        .next()
+        .and_then(|n| n.to_str()?.parse().ok())
+        .unwrap_or(5);
     let blob = fs::read(&layer)?;
     let (mut inflate, mut whole, mut size) = (Vec::new(), Vec::new(), 0);
     for _ in 0..rounds {
         let start = Instant::now();
         match Compression::detect(&blob) {
             Compression::None => io::copy(&mut blob.as_slice(), &mut io::sink())?,
-            Compression::Gzip => io::copy(&mut flate2::bufread::MultiGzDecoder::new(blob.as_slice()), &mut io::sink())?,
-            Compression::Zstd => io::copy(&mut zstd::stream::read::Decoder::with_buffer(blob.as_slice())?, &mut io::sink())?,
+            Compression::Gzip => io::copy(
+                &mut flate2::bufread::MultiGzDecoder::new(blob.as_slice()),
+                &mut io::sink(),
+            )?,
+            Compression::Zstd => io::copy(
+                &mut zstd::stream::read::Decoder::with_buffer(blob.as_slice())?,
+                &mut io::sink(),
+            )?,
         };
         inflate.push(start.elapsed());
         let dir = target.join("unpacked");
@@ -31,7 +43,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let done = unpack(
             fs::File::open(&layer)?,
-            Target { root: root.as_fd(), beneath: Beneath::Nothing },
+            Target {
+                root: root.as_fd(),
+                beneath: Beneath::Nothing,
+            },
             &Expected::default(),
             &Limits::default(),
         )?;

@@ -1,9 +1,6 @@
 //! Where blobs are kept. The store is one; tests keep them in memory.
 
-use std::{
-    fs::File,
-    io,
-};
+use std::{fs::File, io};
 
 use crate::digest::Digest;
 

@@ -21,7 +21,11 @@ pub struct ImageConfig {
     #[serde(default, deserialize_with = "null_is_default")]
     pub os: String,
     /// Variant of the architecture.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub variant: String,
     /// When it was made, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,7 +37,11 @@ pub struct ImageConfig {
     #[serde(default, deserialize_with = "null_is_default")]
     pub rootfs: RootFs,
     /// How it was made; entries are kept as they are.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub history: Vec<Value>,
     /// Everything else.
     #[serde(flatten)]
@@ -45,31 +53,67 @@ pub struct ImageConfig {
 #[serde(rename_all = "PascalCase")]
 pub struct RunConfig {
     /// `user[:group]`, names or numbers.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub user: String,
     /// `80/tcp` and the like.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub exposed_ports: BTreeMap<String, Value>,
     /// `NAME=value`, in order.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub env: Vec<String>,
     /// The entrypoint.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub entrypoint: Vec<String>,
     /// The default arguments.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub cmd: Vec<String>,
     /// Paths meant to be volumes.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub volumes: BTreeMap<String, Value>,
     /// The working directory.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub working_dir: String,
     /// Labels.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub labels: BTreeMap<String, String>,
     /// Signal that asks the program to end.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub stop_signal: String,
     /// Everything else (`Healthcheck`, `Shell`, `OnBuild`, …).
     #[serde(flatten)]
@@ -89,7 +133,10 @@ pub struct RootFs {
 
 impl Default for RootFs {
     fn default() -> Self {
-        Self { kind: "layers".to_owned(), diff_ids: Vec::new() }
+        Self {
+            kind: "layers".to_owned(),
+            diff_ids: Vec::new(),
+        }
     }
 }
 
@@ -127,7 +174,10 @@ impl ImageConfig {
         let config = Self::parse(bytes)?;
         let (layers, diffs) = (manifest.layers.len(), config.rootfs.diff_ids.len());
         if layers != diffs {
-            return Err(ConfigError::Layers { config: diffs, manifest: layers });
+            return Err(ConfigError::Layers {
+                config: diffs,
+                manifest: layers,
+            });
         }
         Ok(config)
     }
@@ -135,8 +185,18 @@ impl ImageConfig {
     /// The platform in canonical spelling; `linux` and the host's architecture where the config is silent.
     pub fn platform(&self) -> Platform {
         let host = Platform::host();
-        let or = |text: &str, default: String| if text.is_empty() { default } else { text.to_owned() };
-        Platform::normalised(&or(&self.os, host.os), &or(&self.architecture, host.architecture), &self.variant)
+        let or = |text: &str, default: String| {
+            if text.is_empty() {
+                default
+            } else {
+                text.to_owned()
+            }
+        };
+        Platform::normalised(
+            &or(&self.os, host.os),
+            &or(&self.architecture, host.architecture),
+            &self.variant,
+        )
     }
 }
 
@@ -177,6 +237,9 @@ mod tests {
         };
         let text = format!(r#"{{"rootfs":{{"diff_ids":["{}"]}}}}"#, Digest::of(b""));
         let error = ImageConfig::parse_for(text.as_bytes(), &manifest).unwrap_err();
-        assert_eq!(error.to_string(), "image config lists 1 layers but its manifest 0");
+        assert_eq!(
+            error.to_string(),
+            "image config lists 1 layers but its manifest 0"
+        );
     }
 }

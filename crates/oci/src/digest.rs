@@ -42,10 +42,12 @@ impl Digest {
     /// The 64 hex digits without the algorithm.
     pub fn hex(&self) -> String {
         use fmt::Write as _;
-        self.0.iter().fold(String::with_capacity(64), |mut out, byte| {
-            write!(out, "{byte:02x}").expect("writing to a string cannot fail");
-            out
-        })
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut out, byte| {
+                write!(out, "{byte:02x}").expect("writing to a string cannot fail");
+                out
+            })
     }
 }
 
@@ -63,7 +65,9 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, DigestError> {
         let short = || text.chars().take(100).collect::<String>();
-        let (algorithm, hash) = text.split_once(':').ok_or_else(|| DigestError::Format(short()))?;
+        let (algorithm, hash) = text
+            .split_once(':')
+            .ok_or_else(|| DigestError::Format(short()))?;
         if algorithm.is_empty() || hash.is_empty() {
             return Err(DigestError::Format(short()));
         }
@@ -76,8 +80,12 @@ impl FromStr for Digest {
         }
         let mut out = [0; 32];
         for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-            let [high, low] = pair else { return Err(DigestError::Hash(short())) };
-            let (Some(high), Some(low)) = (nibble(*high), nibble(*low)) else { return Err(DigestError::Hash(short())) };
+            let [high, low] = pair else {
+                return Err(DigestError::Hash(short()));
+            };
+            let (Some(high), Some(low)) = (nibble(*high), nibble(*low)) else {
+                return Err(DigestError::Hash(short()));
+            };
             *byte = high << 4 | low;
         }
         Ok(Self(out))
@@ -125,7 +133,10 @@ mod tests {
     #[test]
     fn text_and_bytes_agree() {
         let digest = Digest::of(b"");
-        assert_eq!(digest.to_string(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            digest.to_string(),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert_eq!(format!("sha256:{}", digest.hex()), digest.to_string());
     }
@@ -134,10 +145,19 @@ mod tests {
     fn refuses_what_a_registry_would_choke_on() {
         let error = |text: &str| text.parse::<Digest>().unwrap_err().to_string();
         assert_eq!(error("abc"), "invalid checksum digest format: `abc`");
-        assert_eq!(error("sha256:abc"), "invalid checksum digest length or character in `sha256:abc`");
-        assert_eq!(error("md5:d41d8cd98f00b204e9800998ecf8427e"), "unsupported digest algorithm `md5`");
+        assert_eq!(
+            error("sha256:abc"),
+            "invalid checksum digest length or character in `sha256:abc`"
+        );
+        assert_eq!(
+            error("md5:d41d8cd98f00b204e9800998ecf8427e"),
+            "unsupported digest algorithm `md5`"
+        );
         let upper = format!("sha256:{}", "A".repeat(64));
-        assert_eq!(error(&upper), format!("invalid checksum digest length or character in `{upper}`"));
+        assert_eq!(
+            error(&upper),
+            format!("invalid checksum digest length or character in `{upper}`")
+        );
     }
 
     #[test]
@@ -145,6 +165,9 @@ mod tests {
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         assert_eq!(chain_id(&[]), None);
         assert_eq!(chain_id(&[a]), Some(a));
-        assert_eq!(chain_id(&[a, b]), Some(Digest::of(format!("{a} {b}").as_bytes())));
+        assert_eq!(
+            chain_id(&[a, b]),
+            Some(Digest::of(format!("{a} {b}").as_bytes()))
+        );
     }
 }

@@ -120,8 +120,14 @@ pub async fn pull<L: Layers>(
     watch: Watch<'_>,
 ) -> Result<L::Snapshot, PullError> {
     let steps = steps(image);
-    let look_up = |source| PullError::LookUp { reference: image.reference.clone(), source };
-    let (place, chains) = (Arc::clone(layers), steps.iter().map(|step| step.chain).collect::<Vec<_>>());
+    let look_up = |source| PullError::LookUp {
+        reference: image.reference.clone(),
+        source,
+    };
+    let (place, chains) = (
+        Arc::clone(layers),
+        steps.iter().map(|step| step.chain).collect::<Vec<_>>(),
+    );
     // The longest part that is there already.
     let (mut snapshot, done) = blocking(move || {
         for (at, chain) in chains.iter().enumerate().rev() {
@@ -129,17 +135,29 @@ pub async fn pull<L: Layers>(
                 return Ok((Some(snapshot), at + 1));
             }
         }
-        Ok((if chains.is_empty() { Some(place.empty()?) } else { None }, 0))
+        Ok((
+            if chains.is_empty() {
+                Some(place.empty()?)
+            } else {
+                None
+            },
+            0,
+        ))
     })
     .await
     .map_err(look_up)?;
     let (ready, missing) = steps.split_at(done.min(steps.len()));
     for step in ready {
-        watch(Progress::Ready { digest: step.layer.digest });
+        watch(Progress::Ready {
+            digest: step.layer.digest,
+        });
     }
     let mut seen = HashSet::new();
-    let wanted: Vec<Descriptor> =
-        missing.iter().map(|step| step.layer.clone()).filter(|layer| seen.insert(layer.digest)).collect();
+    let wanted: Vec<Descriptor> = missing
+        .iter()
+        .map(|step| step.layer.clone())
+        .filter(|layer| seen.insert(layer.digest))
+        .collect();
     let (arrived, arrivals) = watch::channel(HashSet::new());
     let fetch = async {
         access
@@ -155,10 +173,16 @@ pub async fn pull<L: Layers>(
         for step in missing {
             let mut arrivals = arrivals.clone();
             // If fetching fails it ends this too.
-            let _ = arrivals.wait_for(|there| there.contains(&step.layer.digest)).await;
-            watch(Progress::Unpacking { digest: step.layer.digest });
+            let _ = arrivals
+                .wait_for(|there| there.contains(&step.layer.digest))
+                .await;
+            watch(Progress::Unpacking {
+                digest: step.layer.digest,
+            });
             snapshot = Some(add(access, image, step, snapshot.clone(), blobs, layers).await?);
-            watch(Progress::Ready { digest: step.layer.digest });
+            watch(Progress::Ready {
+                digest: step.layer.digest,
+            });
         }
         Ok(())
     };
@@ -183,7 +207,11 @@ fn steps(image: &Resolved) -> Vec<Step> {
         .scan(None, |below: &mut Option<Digest>, (layer, diff_id)| {
             let chain = below.map_or(Some(*diff_id), |below| chain_id(&[below, *diff_id]))?;
             *below = Some(chain);
-            Some(Step { layer: layer.clone(), diff_id: *diff_id, chain })
+            Some(Step {
+                layer: layer.clone(),
+                diff_id: *diff_id,
+                chain,
+            })
         })
         .collect()
 }
@@ -212,21 +240,44 @@ async fn add<L: Layers>(
             let blob = blobs.open(&digest).map_err(unreadable)?;
             let blob = blob.ok_or_else(|| unreadable(io::ErrorKind::NotFound.into()))?;
             // The store has checked the blob's digest when it came; its contents are checked here.
-            let expected = Expected { digest: None, diff_id: Some(diff_id) };
-            unpack(Cancellable { blob, cancelled: &cancelled }, target, &expected, &Limits::default())
+            let expected = Expected {
+                digest: None,
+                diff_id: Some(diff_id),
+            };
+            unpack(
+                Cancellable {
+                    blob,
+                    cancelled: &cancelled,
+                },
+                target,
+                &expected,
+                &Limits::default(),
+            )
         })
     })
     .await
     .unwrap_or_else(|e| Err(AddError::Store(e.into())));
     let (reference, layer) = (image.reference.clone(), digest);
     result.map_err(|e| match e {
-        AddError::Unpack(source) => PullError::Unpack { reference, layer, source },
-        AddError::Store(source) => PullError::Store { reference, layer, source },
+        AddError::Unpack(source) => PullError::Unpack {
+            reference,
+            layer,
+            source,
+        },
+        AddError::Store(source) => PullError::Store {
+            reference,
+            layer,
+            source,
+        },
     })
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, BoxError> + Send + 'static) -> Result<T, BoxError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(e.into()))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BoxError> + Send + 'static,
+) -> Result<T, BoxError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(e.into()))
 }
 
 /// A blocking thread cannot be stopped, but it can be starved.

@@ -49,7 +49,11 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformFields>,
     /// Free-form annotations.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -68,7 +72,11 @@ pub struct Manifest {
     #[serde(default, deserialize_with = "null_is_default")]
     pub layers: Vec<Descriptor>,
     /// Free-form annotations.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -85,7 +93,11 @@ pub struct Index {
     #[serde(default, deserialize_with = "null_is_default")]
     pub manifests: Vec<Descriptor>,
     /// Free-form annotations.
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -93,7 +105,7 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// A list of images.
     Index(Index),
 }
@@ -163,8 +175,13 @@ impl Document {
         };
         let own = probe.media_type.as_deref().filter(|own| !own.is_empty());
         if let Some(says) = own {
-            let implied = if index { is_index(says) } else { is_manifest(says) };
-            let announced = announced.filter(|announced| is_index(announced) || is_manifest(announced));
+            let implied = if index {
+                is_index(says)
+            } else {
+                is_manifest(says)
+            };
+            let announced =
+                announced.filter(|announced| is_index(announced) || is_manifest(announced));
             let expected = match announced {
                 Some(announced) if announced != says => announced,
                 _ if implied => says,
@@ -172,16 +189,38 @@ impl Document {
                 _ => media_type::OCI_MANIFEST,
             };
             if expected != says {
-                return Err(DocumentError::MediaType { says: says.to_owned(), expected: expected.to_owned() });
+                return Err(DocumentError::MediaType {
+                    says: says.to_owned(),
+                    expected: expected.to_owned(),
+                });
             }
         } else if let Some(announced) = announced
-            && (if index { is_manifest(announced) } else { is_index(announced) })
+            && (if index {
+                is_manifest(announced)
+            } else {
+                is_index(announced)
+            })
         {
-            let says = if index { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
-            return Err(DocumentError::MediaType { says: says.to_owned(), expected: announced.to_owned() });
+            let says = if index {
+                media_type::OCI_INDEX
+            } else {
+                media_type::OCI_MANIFEST
+            };
+            return Err(DocumentError::MediaType {
+                says: says.to_owned(),
+                expected: announced.to_owned(),
+            });
         }
         let limit = |what, count| {
-            if count > MAX_LAYERS { Err(DocumentError::TooMany { what, count, limit: MAX_LAYERS }) } else { Ok(()) }
+            if count > MAX_LAYERS {
+                Err(DocumentError::TooMany {
+                    what,
+                    count,
+                    limit: MAX_LAYERS,
+                })
+            } else {
+                Ok(())
+            }
         };
         if index {
             let index: Index = serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
@@ -190,7 +229,7 @@ impl Document {
         } else {
             let manifest: Manifest = serde_json::from_slice(bytes).map_err(DocumentError::Json)?;
             limit("layers", manifest.layers.len())?;
-            Ok(Self::Manifest(manifest))
+            Ok(Self::Manifest(Box::new(manifest)))
         }
     }
 }
@@ -229,7 +268,10 @@ pub fn is_index(media_type: &str) -> bool {
 
 /// Whether the media type is that of an image manifest.
 pub fn is_manifest(media_type: &str) -> bool {
-    matches!(media_type, media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST)
+    matches!(
+        media_type,
+        media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST
+    )
 }
 
 /// Docker writes `null` where it means nothing.
@@ -248,12 +290,19 @@ mod tests {
     const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn parse(text: &str, announced: Option<&str>) -> Result<Document, DocumentError> {
-        Document::parse(text.replace('D', &format!(r#""digest":"{D}","size":3"#)).as_bytes(), announced)
+        Document::parse(
+            text.replace('D', &format!(r#""digest":"{D}","size":3"#))
+                .as_bytes(),
+            announced,
+        )
     }
 
     #[test]
     fn reads_manifest_and_index() {
-        let manifest = parse(r#"{"schemaVersion":2,"config":{D},"layers":[{"mediaType":"x",D,"urls":["http://else"]}],"other":1}"#, None);
+        let manifest = parse(
+            r#"{"schemaVersion":2,"config":{D},"layers":[{"mediaType":"x",D,"urls":["http://else"]}],"other":1}"#,
+            None,
+        );
         assert!(matches!(manifest, Ok(Document::Manifest(m)) if m.layers.len() == 1));
         let index = parse(
             r#"{"schemaVersion":2,"manifests":[{D,"platform":{"os":"unknown","architecture":"unknown"}},
@@ -261,30 +310,72 @@ mod tests {
                {D,"platform":{"os":"linux","architecture":"amd64"},"annotations":null}]}"#,
             Some(media_type::OCI_INDEX),
         );
-        let Ok(Document::Index(index)) = index else { panic!("{index:?}") };
+        let Ok(Document::Index(index)) = index else {
+            panic!("{index:?}")
+        };
         let platform: Platform = "linux/arm64".parse().unwrap();
         assert_eq!(index.select(&platform), index.manifests.get(1));
         assert_eq!(index.select(&"linux/s390x".parse().unwrap()), None);
-        assert_eq!(index.platforms().iter().map(ToString::to_string).collect::<Vec<_>>(), ["linux/arm64", "linux/amd64"]);
+        assert_eq!(
+            index
+                .platforms()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            ["linux/arm64", "linux/amd64"]
+        );
     }
 
     #[test]
     fn refuses_documents_with_two_faces() {
         let error = |text: &str, announced| parse(text, announced).unwrap_err().to_string();
-        assert_eq!(error(r#"{"schemaVersion":1,"layers":[]}"#, None), "manifest schema version 1 is not supported (only 2)");
         assert_eq!(
-            error(r#"{"schemaVersion":2,"config":{D},"layers":[],"manifests":[]}"#, None),
+            error(r#"{"schemaVersion":1,"layers":[]}"#, None),
+            "manifest schema version 1 is not supported (only 2)"
+        );
+        assert_eq!(
+            error(
+                r#"{"schemaVersion":2,"config":{D},"layers":[],"manifests":[]}"#,
+                None
+            ),
             "document is both an image manifest and an index"
         );
-        assert_eq!(error(r#"{"schemaVersion":2}"#, None), "document is neither an image manifest nor an index");
+        assert_eq!(
+            error(r#"{"schemaVersion":2}"#, None),
+            "document is neither an image manifest nor an index"
+        );
         let image = r#"{"schemaVersion":2,"config":{D},"layers":[]}"#;
         assert!(error(image, Some(media_type::OCI_INDEX)).starts_with("document says it is"));
-        let docker = format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{{D}},"layers":[]}}"#, media_type::DOCKER_LIST);
+        let docker = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{{D}},"layers":[]}}"#,
+            media_type::DOCKER_LIST
+        );
         assert!(error(&docker, None).starts_with("document says it is"));
-        assert_eq!(error(r#"{"schemaVersion":2,"layers":[],"layers":[],"config":{D}}"#, None), "not a valid image manifest");
-        assert_eq!(error(r#"{"schemaVersion":2,"config":{"size":-1},"layers":[]}"#, None), "not a valid image manifest");
-        let many = format!(r#"{{"schemaVersion":2,"config":{{D}},"layers":[{}]}}"#, vec!["{D}"; 1001].join(","));
-        assert_eq!(error(&many, None), "1001 layers are more than the limit of 1000");
-        assert_eq!(error(&"[".repeat(100_000), None), "not a valid image manifest");
+        assert_eq!(
+            error(
+                r#"{"schemaVersion":2,"layers":[],"layers":[],"config":{D}}"#,
+                None
+            ),
+            "not a valid image manifest"
+        );
+        assert_eq!(
+            error(
+                r#"{"schemaVersion":2,"config":{"size":-1},"layers":[]}"#,
+                None
+            ),
+            "not a valid image manifest"
+        );
+        let many = format!(
+            r#"{{"schemaVersion":2,"config":{{D}},"layers":[{}]}}"#,
+            vec!["{D}"; 1001].join(",")
+        );
+        assert_eq!(
+            error(&many, None),
+            "1001 layers are more than the limit of 1000"
+        );
+        assert_eq!(
+            error(&"[".repeat(100_000), None),
+            "not a valid image manifest"
+        );
     }
 }

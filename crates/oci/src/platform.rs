@@ -39,13 +39,51 @@ pub enum PlatformError {
 }
 
 const SYSTEMS: &[&str] = &[
-    "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux", "nacl", "netbsd",
-    "openbsd", "plan9", "solaris", "wasip1", "windows", "zos",
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "wasip1",
+    "windows",
+    "zos",
 ];
 
 const ARCHITECTURES: &[&str] = &[
-    "386", "amd64", "amd64p32", "arm", "arm64", "arm64be", "armbe", "loong64", "mips", "mips64", "mips64le", "mips64p32",
-    "mips64p32le", "mipsle", "ppc", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm",
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "arm64",
+    "arm64be",
+    "armbe",
+    "loong64",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
 ];
 
 impl Platform {
@@ -76,7 +114,11 @@ impl Platform {
             ("arm", "8") => ("arm", "v8"),
             (architecture, variant) => (architecture, variant),
         };
-        Self { os, architecture: architecture.to_owned(), variant: variant.to_owned() }
+        Self {
+            os,
+            architecture: architecture.to_owned(),
+            variant: variant.to_owned(),
+        }
     }
 
     /// How well something made for `other` runs here: `None` not at all, otherwise smaller is better.
@@ -100,7 +142,9 @@ impl Platform {
             ("amd64", "386") => Some(100),
             ("arm", "arm") => lower(5, 7),
             ("arm64", "arm64") => lower(8, 8),
-            ("arm64", "arm") => number(other, 7).filter(|v| (5..=8).contains(v)).map(|v| 100 + 8 - v),
+            ("arm64", "arm") => number(other, 7)
+                .filter(|v| (5..=8).contains(v))
+                .map(|v| 100 + 8 - v),
             _ => None,
         }
     }
@@ -116,8 +160,15 @@ impl FromStr for Platform {
         }
         let parts: Vec<&str> = text.split('/').collect();
         for part in &parts {
-            if part.is_empty() || !part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
-                return Err(PlatformError::Component { component: part.chars().take(100).collect(), platform: shown() });
+            if part.is_empty()
+                || !part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+            {
+                return Err(PlatformError::Component {
+                    component: part.chars().take(100).collect(),
+                    platform: shown(),
+                });
             }
         }
         let host = Self::host();
@@ -129,7 +180,10 @@ impl FromStr for Platform {
                 }
                 let arch = Self::normalised("", one, "");
                 if ARCHITECTURES.contains(&arch.architecture.as_str()) {
-                    return Ok(Self { os: host.os, ..arch });
+                    return Ok(Self {
+                        os: host.os,
+                        ..arch
+                    });
                 }
                 Err(PlatformError::Unknown(shown()))
             }
@@ -142,9 +196,16 @@ impl FromStr for Platform {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let os = if self.os.is_empty() { "unknown" } else { &self.os };
+        let os = if self.os.is_empty() {
+            "unknown"
+        } else {
+            &self.os
+        };
         f.write_str(os)?;
-        for part in [&self.architecture, &self.variant].into_iter().filter(|part| !part.is_empty()) {
+        for part in [&self.architecture, &self.variant]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+        {
             write!(f, "/{part}")?;
         }
         Ok(())
@@ -192,7 +253,13 @@ mod tests {
 
     #[test]
     fn spellings_become_one() {
-        let check = |text: &str, expected: &str| assert_eq!(text.parse::<Platform>().unwrap().to_string(), expected, "{text}");
+        let check = |text: &str, expected: &str| {
+            assert_eq!(
+                text.parse::<Platform>().unwrap().to_string(),
+                expected,
+                "{text}"
+            )
+        };
         check("linux/amd64", "linux/amd64");
         check("linux/x86_64", "linux/amd64");
         check("linux/amd64/v1", "linux/amd64");
@@ -212,17 +279,34 @@ mod tests {
     #[test]
     fn errors_say_invalid() {
         let error = |text: &str| text.parse::<Platform>().unwrap_err().to_string();
-        assert_eq!(error("windows98"), "\"windows98\": unknown operating system or architecture: invalid argument");
-        assert_eq!(error(""), "\"\" is an invalid component of platform \"\": invalid argument");
-        assert_eq!(error("*"), "\"*\": wildcards not yet supported: invalid argument");
-        assert_eq!(error("a/b/c/d"), "\"a/b/c/d\": cannot parse platform specifier: invalid argument");
-        assert_eq!(error("linux/../x"), "\"..\" is an invalid component of platform \"linux/../x\": invalid argument");
+        assert_eq!(
+            error("windows98"),
+            "\"windows98\": unknown operating system or architecture: invalid argument"
+        );
+        assert_eq!(
+            error(""),
+            "\"\" is an invalid component of platform \"\": invalid argument"
+        );
+        assert_eq!(
+            error("*"),
+            "\"*\": wildcards not yet supported: invalid argument"
+        );
+        assert_eq!(
+            error("a/b/c/d"),
+            "\"a/b/c/d\": cannot parse platform specifier: invalid argument"
+        );
+        assert_eq!(
+            error("linux/../x"),
+            "\"..\" is an invalid component of platform \"linux/../x\": invalid argument"
+        );
     }
 
     #[test]
     fn what_runs_where() {
         let preference = |host: &str, image: &str| {
-            host.parse::<Platform>().unwrap().preference(&image.parse::<Platform>().unwrap())
+            host.parse::<Platform>()
+                .unwrap()
+                .preference(&image.parse::<Platform>().unwrap())
         };
         assert_eq!(preference("linux/amd64", "linux/amd64"), Some(0));
         assert_eq!(preference("linux/amd64", "linux/386"), Some(100));

@@ -61,7 +61,10 @@ impl Reference {
     /// # Errors
     /// The address and what is wrong with it.
     pub fn parse(address: &str) -> Result<Self, ParseError> {
-        parse(address).map_err(|source| ParseError { address: address.chars().take(300).collect(), source })
+        parse(address).map_err(|source| ParseError {
+            address: address.chars().take(300).collect(),
+            source,
+        })
     }
 
     /// The registry: `docker.io`, `host:port`.
@@ -101,14 +104,21 @@ impl Reference {
     /// The same name pinned to `digest`; the tag stays for the reader.
     #[must_use]
     pub fn pinned(&self, digest: Digest) -> Self {
-        Self { digest: Some(digest), ..self.clone() }
+        Self {
+            digest: Some(digest),
+            ..self.clone()
+        }
     }
 
     /// The short form people type: `alpine`, `user/app:1`, without Docker Hub's defaults.
     pub fn familiar(&self) -> String {
         let text = self.to_string();
         match text.strip_prefix("docker.io/") {
-            Some(rest) => rest.strip_prefix(OFFICIAL).filter(|rest| !rest.contains('/')).unwrap_or(rest).to_owned(),
+            Some(rest) => rest
+                .strip_prefix(OFFICIAL)
+                .filter(|rest| !rest.contains('/'))
+                .unwrap_or(rest)
+                .to_owned(),
             None => text,
         }
     }
@@ -136,7 +146,11 @@ impl std::str::FromStr for Reference {
 }
 
 fn parse(address: &str) -> Result<Reference, Problem> {
-    if address.len() == 64 && address.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if address.len() == 64
+        && address
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return Err(Problem::Identifier(address.to_owned()));
     }
     let (rest, digest) = match address.split_once('@') {
@@ -149,28 +163,50 @@ fn parse(address: &str) -> Result<Reference, Problem> {
         None => (remainder, None),
     };
     if path.is_empty() {
-        return Err(if rest.is_empty() || rest.starts_with(':') { Problem::Empty } else { Problem::Format });
+        return Err(if rest.is_empty() || rest.starts_with(':') {
+            Problem::Empty
+        } else {
+            Problem::Format
+        });
     }
     if path.chars().any(char::is_uppercase) {
         return Err(Problem::Uppercase(path.chars().take(MAX_NAME).collect()));
     }
-    let path = if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("{OFFICIAL}{path}") } else { path.to_owned() };
+    let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
+        format!("{OFFICIAL}{path}")
+    } else {
+        path.to_owned()
+    };
     if !is_domain(domain) || !path.split('/').all(is_component) || !tag.is_none_or(is_tag) {
         return Err(Problem::Format);
     }
     if domain.len() + 1 + path.len() > MAX_NAME {
         return Err(Problem::TooLong);
     }
-    Ok(Reference { domain: domain.to_owned(), path, tag: tag.map(str::to_owned), digest })
+    Ok(Reference {
+        domain: domain.to_owned(),
+        path,
+        tag: tag.map(str::to_owned),
+        digest,
+    })
 }
 
 /// The first component is a registry only if it looks like one; otherwise it is a user of Docker Hub.
 fn split_domain(name: &str) -> (&str, &str) {
     match name.split_once('/') {
         Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase) =>
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.chars().any(char::is_uppercase) =>
         {
-            (if first == LEGACY_DOMAIN { DEFAULT_DOMAIN } else { first }, rest)
+            (
+                if first == LEGACY_DOMAIN {
+                    DEFAULT_DOMAIN
+                } else {
+                    first
+                },
+                rest,
+            )
         }
         _ => (DEFAULT_DOMAIN, name),
     }
@@ -226,7 +262,11 @@ mod tests {
     use super::*;
 
     fn check(address: &str, expected: &str) {
-        assert_eq!(Reference::parse(address).unwrap().or_latest().to_string(), expected, "{address}");
+        assert_eq!(
+            Reference::parse(address).unwrap().or_latest().to_string(),
+            expected,
+            "{address}"
+        );
     }
 
     #[test]
@@ -245,7 +285,10 @@ mod tests {
         check("registry.example.com/x", "registry.example.com/x:latest");
         check("UPPER/x", "UPPER/x:latest");
         check("a__b/c-d.e---f", "docker.io/a__b/c-d.e---f:latest");
-        check(&format!("alpine@{digest}"), &format!("docker.io/library/alpine@{digest}"));
+        check(
+            &format!("alpine@{digest}"),
+            &format!("docker.io/library/alpine@{digest}"),
+        );
         check(&format!("h:1/a:t@{digest}"), &format!("h:1/a:t@{digest}"));
     }
 
@@ -255,17 +298,45 @@ mod tests {
             let error = Reference::parse(address).unwrap_err();
             format!("{error}: {}", error.source)
         };
-        assert_eq!(error(""), "failed to parse image address : repository name must have at least one component");
-        assert_eq!(error("Alpine"), "failed to parse image address Alpine: invalid reference format: repository name (Alpine) must be lowercase");
-        for bad in ["alpine:", "alpine:a b", "a//b", "/alpine", "a/", "-a", "a..b", "a___b", "http://a/b", "h:x/a", "a:-t", "UPPER:x:y", "é", "a\0b", "[::g]/a"] {
+        assert_eq!(
+            error(""),
+            "failed to parse image address : repository name must have at least one component"
+        );
+        assert_eq!(
+            error("Alpine"),
+            "failed to parse image address Alpine: invalid reference format: repository name (Alpine) must be lowercase"
+        );
+        for bad in [
+            "alpine:",
+            "alpine:a b",
+            "a//b",
+            "/alpine",
+            "a/",
+            "-a",
+            "a..b",
+            "a___b",
+            "http://a/b",
+            "h:x/a",
+            "a:-t",
+            "UPPER:x:y",
+            "é",
+            "a\0b",
+            "[::g]/a",
+        ] {
             let text = error(bad);
             assert!(text.contains("invalid reference format"), "{bad}: {text}");
         }
-        assert_eq!(error(":tag"), "failed to parse image address :tag: repository name must have at least one component");
+        assert_eq!(
+            error(":tag"),
+            "failed to parse image address :tag: repository name must have at least one component"
+        );
         assert!(error(&"a".repeat(250)).ends_with("must not be more than 255 characters"));
         assert!(error(&"ab".repeat(32)).contains("cannot specify 64-byte hexadecimal strings"));
         let error = Reference::parse("a@sha256:abc").unwrap_err();
-        assert_eq!(error.source.to_string(), "invalid reference format: bad digest");
+        assert_eq!(
+            error.source.to_string(),
+            "invalid reference format: bad digest"
+        );
     }
 
     #[test]

@@ -21,8 +21,14 @@ use oci::{
 };
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Everything about a tree that a layer can express.
@@ -34,19 +40,36 @@ fn describe(root: &Path) -> BTreeMap<Vec<u8>, String> {
     let mut inodes = BTreeMap::new();
     while let Some(path) = pending.pop() {
         let meta = path.symlink_metadata().unwrap();
-        let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+        let name = path
+            .strip_prefix(root)
+            .unwrap()
+            .as_os_str()
+            .as_bytes()
+            .to_vec();
         let contents = if meta.is_dir() {
-            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            pending.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
             String::new()
         } else if meta.is_symlink() {
             format!("{:?}", fs::read_link(&path).unwrap())
         } else if meta.is_file() {
             let holes = meta.blocks() * 512 < meta.len();
-            format!("{} {} holes={holes}", meta.len(), Digest::of(&fs::read(&path).unwrap()))
+            format!(
+                "{} {} holes={holes}",
+                meta.len(),
+                Digest::of(&fs::read(&path).unwrap())
+            )
         } else {
             format!("{:x}", meta.rdev())
         };
-        let linked = if meta.is_dir() || meta.nlink() == 1 { String::new() } else { format!("nlink={}", meta.nlink()) };
+        let linked = if meta.is_dir() || meta.nlink() == 1 {
+            String::new()
+        } else {
+            format!("nlink={}", meta.nlink())
+        };
         inodes.insert(name.clone(), meta.ino());
         let first = twins.entry(meta.ino()).or_insert_with(|| name.clone());
         if name < *first {
@@ -58,7 +81,8 @@ fn describe(root: &Path) -> BTreeMap<Vec<u8>, String> {
             rustix::fs::llistxattr(&path, rustix::buffer::spare_capacity(&mut list)).unwrap();
             for name in list.split(|b| *b == 0).filter(|name| !name.is_empty()) {
                 let mut value = Vec::with_capacity(4096);
-                rustix::fs::lgetxattr(&path, name, rustix::buffer::spare_capacity(&mut value)).unwrap();
+                rustix::fs::lgetxattr(&path, name, rustix::buffer::spare_capacity(&mut value))
+                    .unwrap();
                 attributes.push(format!("{}={value:?}", String::from_utf8_lossy(name)));
             }
             attributes.sort();
@@ -74,25 +98,48 @@ fn describe(root: &Path) -> BTreeMap<Vec<u8>, String> {
         lines.insert(name, line);
     }
     for (name, line) in &mut lines {
-        line.push_str(&format!(" = {}", String::from_utf8_lossy(&twins[&inodes[name]])));
+        line.push_str(&format!(
+            " = {}",
+            String::from_utf8_lossy(&twins[&inodes[name]])
+        ));
     }
     lines
 }
 
 fn compare(tree: &Path, scratch: &Path, options: &[&str]) {
-    let (archive, theirs, ours) = (scratch.join("a.tar"), scratch.join("theirs"), scratch.join("ours"));
+    let (archive, theirs, ours) = (
+        scratch.join("a.tar"),
+        scratch.join("theirs"),
+        scratch.join("ours"),
+    );
     for dir in [&theirs, &ours] {
         let _ = fs::remove_dir_all(dir);
         fs::create_dir(dir).unwrap();
     }
-    run(Command::new("tar").args(options).arg("-cf").arg(&archive).arg("-C").arg(tree).arg("."));
     run(Command::new("tar")
-        .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-p", "--delay-directory-restore", "-xf"])
+        .args(options)
+        .arg("-cf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(tree)
+        .arg("."));
+    run(Command::new("tar")
+        .args([
+            "--xattrs",
+            "--xattrs-include=*",
+            "--numeric-owner",
+            "-p",
+            "--delay-directory-restore",
+            "-xf",
+        ])
         .arg(&archive)
         .arg("-C")
         .arg(&theirs));
     let root = fs::File::open(&ours).unwrap();
-    let target = Target { root: root.as_fd(), beneath: Beneath::Nothing };
+    let target = Target {
+        root: root.as_fd(),
+        beneath: Beneath::Nothing,
+    };
     let blob = fs::File::open(&archive).unwrap();
     let done = unpack(blob, target, &Expected::default(), &Limits::default()).unwrap();
     assert_eq!(done.diff_id, Digest::of(&fs::read(&archive).unwrap()));
@@ -137,11 +184,29 @@ fn root_a_tree_with_everything() {
     sparse.write_all_at(&[1; 5000], 1 << 20).unwrap();
     sparse.write_all_at(&[2; 5000], 5 << 20).unwrap();
     let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_111_111_111, 0);
-    fs::File::open(path("a/file")).unwrap().set_modified(old).unwrap();
-    let dir = rustix::fs::open(&tree, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
+    fs::File::open(path("a/file"))
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
+    let dir =
+        rustix::fs::open(&tree, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
     let mode = rustix::fs::Mode::from_raw_mode(0o640);
-    rustix::fs::mknodat(&dir, "null", rustix::fs::FileType::CharacterDevice, mode, rustix::fs::makedev(1, 3)).unwrap();
-    rustix::fs::mknodat(&dir, "disk", rustix::fs::FileType::BlockDevice, mode, rustix::fs::makedev(8, 17)).unwrap();
+    rustix::fs::mknodat(
+        &dir,
+        "null",
+        rustix::fs::FileType::CharacterDevice,
+        mode,
+        rustix::fs::makedev(1, 3),
+    )
+    .unwrap();
+    rustix::fs::mknodat(
+        &dir,
+        "disk",
+        rustix::fs::FileType::BlockDevice,
+        mode,
+        rustix::fs::makedev(8, 17),
+    )
+    .unwrap();
     rustix::fs::mknodat(&dir, "fifo", rustix::fs::FileType::Fifo, mode, 0).unwrap();
     for options in [
         &["--format=pax"][..],
@@ -154,15 +219,35 @@ fn root_a_tree_with_everything() {
     ] {
         compare(&tree, scratch.path(), options);
     }
-    rustix::fs::lsetxattr(path("a/file"), "trusted.test", b"\0value=\n", rustix::fs::XattrFlags::empty()).unwrap();
-    rustix::fs::lsetxattr(path("a/b"), "security.test", b"x", rustix::fs::XattrFlags::empty()).unwrap();
-    compare(&tree, scratch.path(), &["--format=pax", "--xattrs", "--xattrs-include=*"]);
+    rustix::fs::lsetxattr(
+        path("a/file"),
+        "trusted.test",
+        b"\0value=\n",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    rustix::fs::lsetxattr(
+        path("a/b"),
+        "security.test",
+        b"x",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    compare(
+        &tree,
+        scratch.path(),
+        &["--format=pax", "--xattrs", "--xattrs-include=*"],
+    );
 }
 
 #[test]
 fn root_a_real_tree() {
     let scratch = tempfile::tempdir_in("/dev/shm").unwrap();
-    for options in [&["--format=pax"][..], &["--format=gnu"], &["--format=ustar"]] {
+    for options in [
+        &["--format=pax"][..],
+        &["--format=gnu"],
+        &["--format=ustar"],
+    ] {
         compare(Path::new("/etc"), scratch.path(), options);
     }
 }

@@ -14,9 +14,10 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-        fchmod, fchown, fsetxattr, ftruncate, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, readlinkat,
-        setxattr, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
+        XattrFlags, chmodat, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, linkat,
+        makedev, mkdirat, mknodat, openat, openat2, readlinkat, setxattr, statat, symlinkat,
+        unlinkat, utimensat,
     },
     io::{Errno, pwrite},
 };
@@ -84,8 +85,15 @@ impl<'a> Extractor<'a> {
     /// Makes one entry, taking its contents from `tar`.
     pub(super) fn entry(&mut self, entry: &Entry, tar: &mut Reader<'_>) -> Result<(), UnpackError> {
         self.make(entry, tar).map_err(|fail| match fail {
-            Fail::Refused(source) => UnpackError::Refused { entry: shown(&entry.name), source },
-            Fail::Io(op, source) => UnpackError::Io { op, entry: shown(&entry.name), source },
+            Fail::Refused(source) => UnpackError::Refused {
+                entry: shown(&entry.name),
+                source,
+            },
+            Fail::Io(op, source) => UnpackError::Io {
+                op,
+                entry: shown(&entry.name),
+                source,
+            },
             Fail::Unpack(error) => error,
         })
     }
@@ -94,7 +102,9 @@ impl<'a> Extractor<'a> {
     pub(super) fn finish(mut self) -> Result<(), UnpackError> {
         for (path, time) in std::mem::take(&mut self.times) {
             let (parent, base) = split(&path);
-            let set = |parent: BorrowedFd<'_>, base: &[u8]| utimensat(parent, base, &stamps(time), AtFlags::SYMLINK_NOFOLLOW);
+            let set = |parent: BorrowedFd<'_>, base: &[u8]| {
+                utimensat(parent, base, &stamps(time), AtFlags::SYMLINK_NOFOLLOW)
+            };
             let result = match self.existing(parent) {
                 Ok(parent) if base.is_empty() => set(parent.as_fd(), b"."),
                 Ok(parent) => set(parent.as_fd(), base),
@@ -104,7 +114,11 @@ impl<'a> Extractor<'a> {
                 // A later entry replaced it or one of its parents.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(errno) => {
-                    return Err(UnpackError::Io { op: "set times of", entry: shown(&path), source: errno.into() });
+                    return Err(UnpackError::Io {
+                        op: "set times of",
+                        entry: shown(&path),
+                        source: errno.into(),
+                    });
                 }
             }
         }
@@ -114,9 +128,18 @@ impl<'a> Extractor<'a> {
     fn make(&mut self, entry: &Entry, tar: &mut Reader<'_>) -> Result<(), Fail> {
         let path = normal(&entry.name)?;
         let (parent, base) = split(&path);
-        if parent.split(|b| *b == b'/').any(|part| part.starts_with(WHITEOUT)) {
-            let aufs = parent.split(|b| *b == b'/').any(|part| part.starts_with(AUFS));
-            return if aufs { Ok(()) } else { Err(Refusal::Whiteout.into()) };
+        if parent
+            .split(|b| *b == b'/')
+            .any(|part| part.starts_with(WHITEOUT))
+        {
+            let aufs = parent
+                .split(|b| *b == b'/')
+                .any(|part| part.starts_with(AUFS));
+            return if aufs {
+                Ok(())
+            } else {
+                Err(Refusal::Whiteout.into())
+            };
         }
         if let Some(hidden) = base.strip_prefix(WHITEOUT) {
             return self.whiteout(parent, base, hidden);
@@ -125,8 +148,13 @@ impl<'a> Extractor<'a> {
             if entry.kind != Kind::Directory {
                 return Err(Refusal::Root.into());
             }
-            let fd = openat(self.root, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(io("open"))?;
+            let fd = openat(
+                self.root,
+                c".",
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(io("open"))?;
             self.times.push((path, entry.mtime));
             return attributes(fd.as_fd(), entry, owner(entry)?);
         }
@@ -146,17 +174,29 @@ impl<'a> Extractor<'a> {
         Ok(())
     }
 
-    fn file(&mut self, dir: BorrowedFd<'_>, base: &[u8], entry: &Entry, tar: &mut Reader<'_>) -> Result<(), Fail> {
+    fn file(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        base: &[u8],
+        entry: &Entry,
+        tar: &mut Reader<'_>,
+    ) -> Result<(), Fail> {
         let owner = owner(entry)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = self.fresh(dir, base, "create", || openat(dir, base, flags, Mode::from_raw_mode(0o600)))?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.fresh(dir, base, "create", || {
+            openat(dir, base, flags, Mode::from_raw_mode(0o600))
+        })?;
         if let Contents::Sparse { length, .. } = &entry.contents {
             ftruncate(&fd, *length).map_err(io("set the length of"))?;
         }
         let name = &entry.name;
         tar.contents(&entry.contents, |offset, bytes| {
-            write_at(&fd, bytes, offset)
-                .map_err(|errno| UnpackError::Io { op: "write", entry: shown(name), source: errno.into() })
+            write_at(&fd, bytes, offset).map_err(|errno| UnpackError::Io {
+                op: "write",
+                entry: shown(name),
+                source: errno.into(),
+            })
         })?;
         attributes(fd.as_fd(), entry, owner)?;
         futimens(&fd, &stamps(entry.mtime)).map_err(io("set times of"))
@@ -189,16 +229,30 @@ impl<'a> Extractor<'a> {
         if entry.link.is_empty() || entry.link.len() > MAX_PATH {
             return Err(Refusal::Length(entry.link.len()).into());
         }
-        self.fresh(dir, base, "create", || symlinkat(entry.link.as_slice(), dir, base))?;
-        chownat(dir, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(io("set the owner of"))?;
-        utimensat(dir, base, &stamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW).map_err(io("set times of"))
+        self.fresh(dir, base, "create", || {
+            symlinkat(entry.link.as_slice(), dir, base)
+        })?;
+        chownat(dir, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(io("set the owner of"))?;
+        utimensat(dir, base, &stamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(io("set times of"))
     }
 
-    fn hard_link(&mut self, dir: BorrowedFd<'_>, path: &[u8], base: &[u8], entry: &Entry) -> Result<(), Fail> {
+    fn hard_link(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        path: &[u8],
+        base: &[u8],
+        entry: &Entry,
+    ) -> Result<(), Fail> {
         let target = normal(&entry.link)?;
         let missing = || Refusal::LinkTarget(shown(&entry.link));
         let (target_parent, target_base) = split(&target);
-        if target_base.is_empty() || target.split(|b| *b == b'/').any(|part| part.starts_with(WHITEOUT)) {
+        if target_base.is_empty()
+            || target
+                .split(|b| *b == b'/')
+                .any(|part| part.starts_with(WHITEOUT))
+        {
             return Err(missing().into());
         }
         let source = match self.existing(target_parent) {
@@ -216,22 +270,39 @@ impl<'a> Extractor<'a> {
         {
             return Ok(());
         }
-        self.fresh(dir, base, "link", || linkat(&source, target_base, dir, base, AtFlags::empty()))
+        self.fresh(dir, base, "link", || {
+            linkat(&source, target_base, dir, base, AtFlags::empty())
+        })
     }
 
     fn node(&mut self, dir: BorrowedFd<'_>, base: &[u8], entry: &Entry) -> Result<(), Fail> {
         let owner = owner(entry)?;
         let (kind, device) = match entry.kind {
             Kind::Character if entry.device == (0, 0) => return Err(Refusal::WhiteoutDevice.into()),
-            Kind::Character => (FileType::CharacterDevice, makedev(entry.device.0, entry.device.1)),
-            Kind::Block => (FileType::BlockDevice, makedev(entry.device.0, entry.device.1)),
+            Kind::Character => (
+                FileType::CharacterDevice,
+                makedev(entry.device.0, entry.device.1),
+            ),
+            Kind::Block => (
+                FileType::BlockDevice,
+                makedev(entry.device.0, entry.device.1),
+            ),
             _ => (FileType::Fifo, 0),
         };
-        self.fresh(dir, base, "create", || mknodat(dir, base, kind, Mode::from_raw_mode(0o600), device))?;
+        self.fresh(dir, base, "create", || {
+            mknodat(dir, base, kind, Mode::from_raw_mode(0o600), device)
+        })?;
         // A device must not be opened, only held; attributes go through the link the kernel keeps for the descriptor.
-        let fd = openat(dir, base, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(io("open"))?;
+        let fd = openat(
+            dir,
+            base,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(io("open"))?;
         held_attributes(fd.as_fd(), entry, owner)?;
-        utimensat(dir, base, &stamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW).map_err(io("set times of"))
+        utimensat(dir, base, &stamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(io("set times of"))
     }
 
     /// Runs `create`; if something stands in the way, removes it and tries once more.
@@ -272,22 +343,40 @@ impl<'a> Extractor<'a> {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(errno) => return Err(io("look for")(errno)),
         };
-        if base.is_empty() { self.hide_contents(dir.as_fd(), b".", &path, 0) } else { self.hide(dir.as_fd(), base, &path, 0) }
+        if base.is_empty() {
+            self.hide_contents(dir.as_fd(), b".", &path, 0)
+        } else {
+            self.hide(dir.as_fd(), base, &path, 0)
+        }
     }
 
     /// Removes `base` unless this layer made it; of a directory it made, removes what lower layers had in it.
-    fn hide(&mut self, dir: BorrowedFd<'_>, base: &[u8], path: &[u8], depth: usize) -> Result<(), Fail> {
+    fn hide(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        base: &[u8],
+        path: &[u8],
+        depth: usize,
+    ) -> Result<(), Fail> {
         if !self.made.contains(&self.hasher.hash_one(path)) {
             return self.remove(dir, base);
         }
         match statat(dir, base, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => self.hide_contents(dir, base, path, depth),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
+                self.hide_contents(dir, base, path, depth)
+            }
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(io("look at")(errno)),
         }
     }
 
-    fn hide_contents(&mut self, dir: BorrowedFd<'_>, base: &[u8], path: &[u8], depth: usize) -> Result<(), Fail> {
+    fn hide_contents(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        base: &[u8],
+        path: &[u8],
+        depth: usize,
+    ) -> Result<(), Fail> {
         if depth > MAX_DEPTH {
             return Err(Refusal::Depth.into());
         }
@@ -359,7 +448,12 @@ impl<'a> Extractor<'a> {
     fn make_path(&self, path: &[u8]) -> Result<OwnedFd, Fail> {
         let op = "create the parent directory of";
         let open = |dir: BorrowedFd<'_>, name: &[u8]| {
-            openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            openat(
+                dir,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
         };
         let mut stack = vec![open(self.root, b".").map_err(io(op))?];
         let mut queue: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
@@ -382,12 +476,16 @@ impl<'a> Extractor<'a> {
             .map_err(io(op))?;
             let stat = rustix::fs::fstat(&fd).map_err(io(op))?;
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory if stack.len() >= MAX_DEPTH => return Err(Refusal::Depth.into()),
+                FileType::Directory if stack.len() >= MAX_DEPTH => {
+                    return Err(Refusal::Depth.into());
+                }
                 FileType::Directory => stack.push(fd),
                 FileType::Symlink if links >= MAX_LINKS => return Err(io(op)(Errno::LOOP)),
                 FileType::Symlink => {
                     links += 1;
-                    let link = readlinkat(&fd, c"", Vec::new()).map_err(io(op))?.into_bytes();
+                    let link = readlinkat(&fd, c"", Vec::new())
+                        .map_err(io(op))?
+                        .into_bytes();
                     if link.starts_with(b"/") {
                         stack.truncate(1);
                     }
@@ -406,7 +504,9 @@ impl<'a> Extractor<'a> {
 fn attributes(fd: BorrowedFd<'_>, entry: &Entry, (uid, gid): (Uid, Gid)) -> Result<(), Fail> {
     fchown(fd, Some(uid), Some(gid)).map_err(io("set the owner of"))?;
     fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(io("set the mode of"))?;
-    xattrs(entry, |name, value| fsetxattr(fd, name, value, XattrFlags::empty()))
+    xattrs(entry, |name, value| {
+        fsetxattr(fd, name, value, XattrFlags::empty())
+    })
 }
 
 /// The same for a descriptor that only holds its file (`O_PATH`).
@@ -414,9 +514,16 @@ fn held_attributes(fd: BorrowedFd<'_>, entry: &Entry, (uid, gid): (Uid, Gid)) ->
     use std::os::fd::AsRawFd as _;
     chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(io("set the owner of"))?;
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    chmodat(rustix::fs::CWD, path.as_str(), Mode::from_raw_mode(entry.mode), AtFlags::empty())
-        .map_err(io("set the mode of"))?;
-    xattrs(entry, |name, value| setxattr(path.as_str(), name, value, XattrFlags::empty()))
+    chmodat(
+        rustix::fs::CWD,
+        path.as_str(),
+        Mode::from_raw_mode(entry.mode),
+        AtFlags::empty(),
+    )
+    .map_err(io("set the mode of"))?;
+    xattrs(entry, |name, value| {
+        setxattr(path.as_str(), name, value, XattrFlags::empty())
+    })
 }
 
 fn xattrs(entry: &Entry, set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>) -> Result<(), Fail> {
@@ -436,13 +543,24 @@ fn xattrs(entry: &Entry, set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>) -
 
 fn owner(entry: &Entry) -> Result<(Uid, Gid), Refusal> {
     // All ones would mean "leave unchanged".
-    let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Refusal::Owner(id));
+    let id = |id: u64| {
+        u32::try_from(id)
+            .ok()
+            .filter(|id| *id != u32::MAX)
+            .ok_or(Refusal::Owner(id))
+    };
     Ok((Uid::from_raw(id(entry.uid)?), Gid::from_raw(id(entry.gid)?)))
 }
 
 fn stamps((seconds, nanoseconds): (i64, u32)) -> Timestamps {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
@@ -518,19 +636,27 @@ fn normal(name: &[u8]) -> Result<Vec<u8>, Refusal> {
 }
 
 fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b"."))
+    path.split(|b| *b == b'/')
+        .filter(|part| !matches!(*part, b"" | b"."))
 }
 
 /// Parent and last component of a normal path; the parent of one component, and the last of the root, are empty.
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
-        Some(slash) => (path.get(..slash).unwrap_or_default(), path.get(slash + 1..).unwrap_or_default()),
+        Some(slash) => (
+            path.get(..slash).unwrap_or_default(),
+            path.get(slash + 1..).unwrap_or_default(),
+        ),
         None => (b"", path),
     }
 }
 
 fn join(parent: &[u8], base: &[u8]) -> Vec<u8> {
-    if parent.is_empty() { base.to_vec() } else { [parent, b"/", base].concat() }
+    if parent.is_empty() {
+        base.to_vec()
+    } else {
+        [parent, b"/", base].concat()
+    }
 }
 
 #[cfg(test)]

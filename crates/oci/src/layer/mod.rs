@@ -53,7 +53,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 256 << 30, entries: 4_000_000 }
+        Self {
+            bytes: 256 << 30,
+            entries: 4_000_000,
+        }
     }
 }
 
@@ -230,7 +233,10 @@ pub fn unpack<R: Read + Send>(
         while let Some(entry) = tar.next_entry()? {
             entries += 1;
             if entries > limits.entries {
-                return Err(UnpackError::Limit { what: "entries", limit: limits.entries });
+                return Err(UnpackError::Limit {
+                    what: "entries",
+                    limit: limits.entries,
+                });
             }
             extractor.entry(&entry, &mut tar)?;
         }
@@ -240,22 +246,34 @@ pub fn unpack<R: Read + Send>(
     .and_then(|(entries, read)| {
         match expected.diff_id {
             Some(expected) if expected != read.diff_id => {
-                return Err(UnpackError::DiffId { expected, found: read.diff_id });
+                return Err(UnpackError::DiffId {
+                    expected,
+                    found: read.diff_id,
+                });
             }
             _ => {}
         }
         match (expected.digest, read.digest) {
-            (Some(expected), Some(found)) if expected != found => return Err(UnpackError::Digest { expected, found }),
+            (Some(expected), Some(found)) if expected != found => {
+                return Err(UnpackError::Digest { expected, found });
+            }
             _ => {}
         }
-        Ok(Unpacked { diff_id: read.diff_id, size: read.size, entries, compression: read.compression })
+        Ok(Unpacked {
+            diff_id: read.diff_id,
+            size: read.size,
+            entries,
+            compression: read.compression,
+        })
     })
 }
 
 /// A name for messages: lossy and shortened.
 fn shown(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name.get(..200).unwrap_or(name)).into_owned();
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]

@@ -42,28 +42,48 @@ pub(super) fn check_global(mut rest: &[u8]) -> Result<(), HeaderError> {
     while !rest.is_empty() {
         let (key, _, after) = record(rest)?;
         rest = after;
-        if matches!(key, b"path" | b"linkpath" | b"size") || key.starts_with(b"GNU.sparse.") || key.starts_with(b"SCHILY.xattr.") {
-            return Err(HeaderError::Ambiguous("a global header sets names, sizes or attributes"));
+        if matches!(key, b"path" | b"linkpath" | b"size")
+            || key.starts_with(b"GNU.sparse.")
+            || key.starts_with(b"SCHILY.xattr.")
+        {
+            return Err(HeaderError::Ambiguous(
+                "a global header sets names, sizes or attributes",
+            ));
         }
     }
     Ok(())
 }
 
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), HeaderError> {
-    let space = bytes.iter().take(20).position(|b| *b == b' ').ok_or(HeaderError::Pax)?;
+/// The first record's key and value, and the bytes after it.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+fn record(bytes: &[u8]) -> Result<Record<'_>, HeaderError> {
+    let space = bytes
+        .iter()
+        .take(20)
+        .position(|b| *b == b' ')
+        .ok_or(HeaderError::Pax)?;
     let (digits, _) = bytes.split_at(space);
-    let length = usize::try_from(decimal(digits).ok_or(HeaderError::Pax)?).map_err(|_| HeaderError::Pax)?;
+    let length =
+        usize::try_from(decimal(digits).ok_or(HeaderError::Pax)?).map_err(|_| HeaderError::Pax)?;
     let record = bytes.get(space + 1..length).ok_or(HeaderError::Pax)?;
     let (newline, record) = record.split_last().ok_or(HeaderError::Pax)?;
     if *newline != b'\n' {
         return Err(HeaderError::Pax);
     }
-    let equals = record.iter().position(|b| *b == b'=').ok_or(HeaderError::Pax)?;
+    let equals = record
+        .iter()
+        .position(|b| *b == b'=')
+        .ok_or(HeaderError::Pax)?;
     let (key, value) = record.split_at(equals);
     if key.is_empty() {
         return Err(HeaderError::Pax);
     }
-    Ok((key, value.get(1..).unwrap_or_default(), bytes.get(length..).unwrap_or_default()))
+    Ok((
+        key,
+        value.get(1..).unwrap_or_default(),
+        bytes.get(length..).unwrap_or_default(),
+    ))
 }
 
 fn apply(pax: &mut Pax, key: &[u8], value: &[u8]) -> Result<(), HeaderError> {
@@ -94,7 +114,10 @@ fn apply(pax: &mut Pax, key: &[u8], value: &[u8]) -> Result<(), HeaderError> {
             map.push(decimal(value).ok_or(HeaderError::Sparse)?);
         }
         b"GNU.sparse.map" => {
-            let numbers = value.split(|b| *b == b',').map(decimal).collect::<Option<Vec<_>>>();
+            let numbers = value
+                .split(|b| *b == b',')
+                .map(decimal)
+                .collect::<Option<Vec<_>>>();
             pax.sparse.map = Some(numbers.ok_or(HeaderError::Sparse)?);
         }
         _ => {
@@ -187,7 +210,15 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
-        for (key, value) in [("size", "-1"), ("size", "1e3"), ("uid", "0x1"), ("mtime", "nan"), ("mtime", "1.-5"), ("GNU.sparse.map", "1,,2"), ("GNU.sparse.numbytes", "1")] {
+        for (key, value) in [
+            ("size", "-1"),
+            ("size", "1e3"),
+            ("uid", "0x1"),
+            ("mtime", "nan"),
+            ("mtime", "1.-5"),
+            ("GNU.sparse.map", "1,,2"),
+            ("GNU.sparse.numbytes", "1"),
+        ] {
             assert!(parse(&records(&[(key, value)])).is_err(), "{key}={value}");
         }
         assert!(check_global(&records(&[("comment", "x")])).is_ok());

@@ -69,7 +69,12 @@ pub(super) fn with_stream<R, T>(
 where
     R: Read + Send,
 {
-    let mut blob = Blob { inner: blob, hash: digest.then(Sha256::new), start: Vec::new(), at: 0 };
+    let mut blob = Blob {
+        inner: blob,
+        hash: digest.then(Sha256::new),
+        start: Vec::new(),
+        at: 0,
+    };
     let first = |source| UnpackError::Read { offset: 0, source };
     let compression = blob.peek().map(Compression::detect).map_err(first)?;
     let (full_in, full) = sync_channel(BUFFERS);
@@ -82,7 +87,9 @@ where
     std::thread::scope(|scope| {
         let reader = std::thread::Builder::new()
             .name("layer-read".to_owned())
-            .spawn_scoped(scope, move || inflate(blob, compression, reader_hashes, &full_in, &empty_out))
+            .spawn_scoped(scope, move || {
+                inflate(blob, compression, reader_hashes, &full_in, &empty_out)
+            })
             .map_err(first)?;
         let mut stream = Stream {
             full,
@@ -102,8 +109,19 @@ where
         let (diff, digest) = reader
             .join()
             .map_err(|_| first(io::Error::other("the reading thread failed")))?;
-        let diff_id = own.or(diff).map(|hash| Digest::from_bytes(hash.finalize().into())).unwrap_or_else(|| Digest::of(b""));
-        Ok((value, Finished { diff_id, digest, size: seen, compression }))
+        let diff_id = own
+            .or(diff)
+            .map(|hash| Digest::from_bytes(hash.finalize().into()))
+            .unwrap_or_else(|| Digest::of(b""));
+        Ok((
+            value,
+            Finished {
+                diff_id,
+                digest,
+                size: seen,
+                compression,
+            },
+        ))
     })
 }
 
@@ -134,10 +152,14 @@ fn inflate<R: Read>(
         match compression {
             Compression::None => pump(&mut blob)?,
             Compression::Gzip => {
-                pump(&mut flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(BUFFER, &mut blob)))?;
+                pump(&mut flate2::bufread::MultiGzDecoder::new(
+                    BufReader::with_capacity(BUFFER, &mut blob),
+                ))?;
             }
             Compression::Zstd => {
-                pump(&mut zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(BUFFER, &mut blob))?)?;
+                pump(&mut zstd::stream::read::Decoder::with_buffer(
+                    BufReader::with_capacity(BUFFER, &mut blob),
+                )?)?;
             }
         }
         // What the decoder left unread still belongs to the blob.
@@ -146,7 +168,11 @@ fn inflate<R: Read>(
     if let Err(error) = result {
         let _ = full.send(Err(error));
     }
-    (hash, blob.hash.map(|hash| Digest::from_bytes(hash.finalize().into())))
+    (
+        hash,
+        blob.hash
+            .map(|hash| Digest::from_bytes(hash.finalize().into())),
+    )
 }
 
 fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
@@ -215,14 +241,22 @@ impl Stream {
                 Ok(Ok(buffer)) => {
                     self.seen += buffer.len() as u64;
                     if self.seen > self.limit {
-                        return Err(UnpackError::Limit { what: "bytes", limit: self.limit });
+                        return Err(UnpackError::Limit {
+                            what: "bytes",
+                            limit: self.limit,
+                        });
                     }
                     if let Some(hash) = &mut self.hash {
                         hash.update(&buffer);
                     }
                     self.buffer = buffer;
                 }
-                Ok(Err(source)) => return Err(UnpackError::Read { offset: self.seen, source }),
+                Ok(Err(source)) => {
+                    return Err(UnpackError::Read {
+                        offset: self.seen,
+                        source,
+                    });
+                }
                 Err(_) => self.ended = true,
             }
         }
@@ -292,6 +326,9 @@ impl Stream {
     }
 
     fn truncated(&self) -> UnpackError {
-        UnpackError::Truncated { offset: self.seen, entry: shown(&self.entry) }
+        UnpackError::Truncated {
+            offset: self.seen,
+            entry: shown(&self.entry),
+        }
     }
 }

@@ -65,15 +65,25 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(stream: &'a mut Stream) -> Self {
-        Self { stream, left: 0, padding: 0 }
+        Self {
+            stream,
+            left: 0,
+            padding: 0,
+        }
     }
 
     /// The next entry, skipping what was not taken of the last one; `None` at the end.
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, UnpackError> {
-        self.stream.take(std::mem::take(&mut self.left), |_| Ok(()))?;
-        self.stream.take(std::mem::take(&mut self.padding), |_| Ok(()))?;
+        self.stream
+            .take(std::mem::take(&mut self.left), |_| Ok(()))?;
+        self.stream
+            .take(std::mem::take(&mut self.padding), |_| Ok(()))?;
         let offset = self.stream.offset();
-        let bad = |reader: &Self, source| UnpackError::Header { offset, near: shown(&reader.stream.entry), source };
+        let bad = |reader: &Self, source| UnpackError::Header {
+            offset,
+            near: shown(&reader.stream.entry),
+            source,
+        };
         let mut extended: Option<Pax> = None;
         let mut long_name: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
@@ -81,11 +91,17 @@ impl<'a> Reader<'a> {
             let block = match self.stream.block()? {
                 Some(block) if block.iter().any(|b| *b != 0) => block,
                 _ if extended.is_some() || long_name.is_some() || long_link.is_some() => {
-                    return Err(bad(self, HeaderError::Ambiguous("an extended header without its entry")));
+                    return Err(bad(
+                        self,
+                        HeaderError::Ambiguous("an extended header without its entry"),
+                    ));
                 }
                 Some(_) => match self.stream.block()? {
                     Some(next) if next.iter().any(|b| *b != 0) => {
-                        return Err(bad(self, HeaderError::Ambiguous("entries after a lone zero block")));
+                        return Err(bad(
+                            self,
+                            HeaderError::Ambiguous("entries after a lone zero block"),
+                        ));
                     }
                     _ => return Ok(None),
                 },
@@ -96,30 +112,52 @@ impl<'a> Reader<'a> {
             let size = header.number("size", 124, 12).map_err(|e| bad(self, e))?;
             match header.kind() {
                 b'x' | b'X' if extended.is_some() => {
-                    return Err(bad(self, HeaderError::Ambiguous("two extended headers for one entry")));
+                    return Err(bad(
+                        self,
+                        HeaderError::Ambiguous("two extended headers for one entry"),
+                    ));
                 }
                 b'x' | b'X' => {
-                    let records = self.extra(size, MAX_EXTENDED).map_err(|e| e.unwrap_or_else(|e| bad(self, e)))?;
+                    let records = self
+                        .extra(size, MAX_EXTENDED)
+                        .map_err(|e| e.unwrap_or_else(|e| bad(self, e)))?;
                     extended = Some(pax::parse(&records).map_err(|e| bad(self, e))?);
                 }
                 b'g' => {
-                    let records = self.extra(size, MAX_EXTENDED).map_err(|e| e.unwrap_or_else(|e| bad(self, e)))?;
+                    let records = self
+                        .extra(size, MAX_EXTENDED)
+                        .map_err(|e| e.unwrap_or_else(|e| bad(self, e)))?;
                     pax::check_global(&records).map_err(|e| bad(self, e))?;
                 }
                 kind @ (b'L' | b'K') => {
                     let slot = if kind == b'L' { &long_name } else { &long_link };
                     if slot.is_some() {
-                        return Err(bad(self, HeaderError::Ambiguous("two long names for one entry")));
+                        return Err(bad(
+                            self,
+                            HeaderError::Ambiguous("two long names for one entry"),
+                        ));
                     }
-                    let mut name = self.extra(size, MAX_LONG_NAME).map_err(|e| e.unwrap_or_else(|e| bad(self, e)))?;
+                    let mut name = self
+                        .extra(size, MAX_LONG_NAME)
+                        .map_err(|e| e.unwrap_or_else(|e| bad(self, e)))?;
                     while name.last() == Some(&0) {
                         name.pop();
                     }
-                    if kind == b'L' { long_name = Some(name) } else { long_link = Some(name) }
+                    if kind == b'L' {
+                        long_name = Some(name)
+                    } else {
+                        long_link = Some(name)
+                    }
                 }
                 _ => {
                     return self
-                        .build(&header, size, extended.unwrap_or_default(), long_name, long_link)
+                        .build(
+                            &header,
+                            size,
+                            extended.unwrap_or_default(),
+                            long_name,
+                            long_link,
+                        )
                         .map_err(|e| e.unwrap_or_else(|e| bad(self, e)))
                         .map(Some);
                 }
@@ -171,8 +209,10 @@ impl<'a> Reader<'a> {
         long_name: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> Result<Entry, Either> {
-        let mut name = one_of(pax.path, long_name, "two long names for one entry")?.unwrap_or_else(|| header.name());
-        let link = one_of(pax.link, long_link, "two link names for one entry")?.unwrap_or_else(|| header.text(157, 100));
+        let mut name = one_of(pax.path, long_name, "two long names for one entry")?
+            .unwrap_or_else(|| header.name());
+        let link = one_of(pax.link, long_link, "two link names for one entry")?
+            .unwrap_or_else(|| header.text(157, 100));
         if let Some(sparse_name) = pax.sparse.name.clone() {
             name = sparse_name;
         }
@@ -200,7 +240,10 @@ impl<'a> Reader<'a> {
         (self.left, self.padding) = (stored, padding(stored));
         let contents = self.map(header, kind, &pax.sparse, stored)?;
         let device = match kind {
-            Kind::Character | Kind::Block => (header.small("devmajor", 329, 8)?, header.small("devminor", 337, 8)?),
+            Kind::Character | Kind::Block => (
+                header.small("devmajor", 329, 8)?,
+                header.small("devminor", 337, 8)?,
+            ),
             _ => (0, 0),
         };
         Ok(Entry {
@@ -218,12 +261,20 @@ impl<'a> Reader<'a> {
     }
 
     /// Finds out where the stored bytes belong.
-    fn map(&mut self, header: &Header<'_>, kind: Kind, keys: &pax::SparseKeys, stored: u64) -> Result<Contents, Either> {
+    fn map(
+        &mut self,
+        header: &Header<'_>,
+        kind: Kind,
+        keys: &pax::SparseKeys,
+        stored: u64,
+    ) -> Result<Contents, Either> {
         let (length, numbers) = if header.kind() == b'S' {
             self.old_gnu_map(header)?
         } else if keys.major == Some(1) && keys.minor.unwrap_or(0) == 0 {
             (keys.size, self.prefixed_map()?)
-        } else if keys.major.is_some_and(|major| major > 1) || keys.minor.is_some_and(|minor| minor > 1) {
+        } else if keys.major.is_some_and(|major| major > 1)
+            || keys.minor.is_some_and(|minor| minor > 1)
+        {
             return Err(HeaderError::Sparse.into());
         } else if let Some(map) = &keys.map {
             (keys.size, map.clone())
@@ -235,7 +286,9 @@ impl<'a> Reader<'a> {
         if kind != Kind::File {
             return Err(HeaderError::Sparse.into());
         }
-        let length = length.filter(|length| i64::try_from(*length).is_ok()).ok_or(HeaderError::Sparse)?;
+        let length = length
+            .filter(|length| i64::try_from(*length).is_ok())
+            .ok_or(HeaderError::Sparse)?;
         let pieces = pieces(&numbers, length, self.left).ok_or(HeaderError::Sparse)?;
         Ok(Contents::Sparse { length, pieces })
     }
@@ -265,17 +318,28 @@ impl<'a> Reader<'a> {
         let mut numbers: Vec<u64> = Vec::new();
         let mut wanted = 1;
         while numbers.len() < wanted {
-            match text.get(at..).and_then(|rest| rest.iter().position(|b| *b == b'\n')) {
+            match text
+                .get(at..)
+                .and_then(|rest| rest.iter().position(|b| *b == b'\n'))
+            {
                 Some(end) => {
-                    let number = text.get(at..at + end).and_then(decimal).ok_or(HeaderError::Sparse)?;
+                    let number = text
+                        .get(at..at + end)
+                        .and_then(decimal)
+                        .ok_or(HeaderError::Sparse)?;
                     at += end + 1;
                     if numbers.is_empty() {
-                        let count = usize::try_from(number).ok().filter(|n| *n <= MAX_SPARSE).ok_or(HeaderError::Sparse)?;
+                        let count = usize::try_from(number)
+                            .ok()
+                            .filter(|n| *n <= MAX_SPARSE)
+                            .ok_or(HeaderError::Sparse)?;
                         wanted = 1 + 2 * count;
                     }
                     numbers.push(number);
                 }
-                None if text.len() - at > 32 || self.left < 512 => return Err(HeaderError::Sparse.into()),
+                None if text.len() - at > 32 || self.left < 512 => {
+                    return Err(HeaderError::Sparse.into());
+                }
                 None => {
                     text.drain(..at);
                     at = 0;
@@ -367,10 +431,21 @@ impl Header<'_> {
 
     fn check(&self) -> Result<(), HeaderError> {
         let stated = octal(self.field(148, 8)).ok_or(HeaderError::Checksum)?;
-        let blank = |(at, byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { *byte };
+        let blank = |(at, byte): (usize, &u8)| {
+            if (148..156).contains(&at) {
+                b' '
+            } else {
+                *byte
+            }
+        };
         let unsigned: u64 = self.0.iter().enumerate().map(|b| u64::from(blank(b))).sum();
         // Some old archivers summed signed bytes.
-        let signed: i64 = self.0.iter().enumerate().map(|b| i64::from(blank(b).cast_signed())).sum();
+        let signed: i64 = self
+            .0
+            .iter()
+            .enumerate()
+            .map(|b| i64::from(blank(b).cast_signed()))
+            .sum();
         if unsigned == stated || i64::try_from(stated).is_ok_and(|stated| stated == signed) {
             Ok(())
         } else {
@@ -380,13 +455,21 @@ impl Header<'_> {
 
     /// Bytes up to the first NUL.
     fn text(&self, at: usize, len: usize) -> Vec<u8> {
-        self.field(at, len).iter().take_while(|b| **b != 0).copied().collect()
+        self.field(at, len)
+            .iter()
+            .take_while(|b| **b != 0)
+            .copied()
+            .collect()
     }
 
     fn name(&self) -> Vec<u8> {
         let name = self.text(0, 100);
         // GNU's magic ("ustar  ") has no prefix but other fields there.
-        let prefix = if self.field(257, 6) == b"ustar\0" { self.text(345, 155) } else { Vec::new() };
+        let prefix = if self.field(257, 6) == b"ustar\0" {
+            self.text(345, 155)
+        } else {
+            Vec::new()
+        };
         if prefix.is_empty() {
             return name;
         }
@@ -420,10 +503,17 @@ impl Header<'_> {
                 .map(|(_, low)| i64::from_be_bytes(*low)),
             _ => i64::try_from(self.number("mtime", 136, 12)?).ok(),
         };
-        seconds.map(|seconds| (seconds, 0)).ok_or(HeaderError::Number("mtime"))
+        seconds
+            .map(|seconds| (seconds, 0))
+            .ok_or(HeaderError::Number("mtime"))
     }
 
-    fn sparse_numbers(&self, at: usize, count: usize, numbers: &mut Vec<u64>) -> Result<(), HeaderError> {
+    fn sparse_numbers(
+        &self,
+        at: usize,
+        count: usize,
+        numbers: &mut Vec<u64>,
+    ) -> Result<(), HeaderError> {
         for piece in 0..count {
             let at = at + piece * 24;
             if self.field(at, 1).iter().all(|b| *b == 0) {
@@ -439,7 +529,10 @@ impl Header<'_> {
 /// Octal digits between spaces and NULs; an empty field is 0.
 fn octal(field: &[u8]) -> Option<u64> {
     let field = field.trim_ascii_start();
-    let digits = field.iter().position(|b| *b == 0 || *b == b' ').map_or(field, |end| field.split_at(end).0);
+    let digits = field
+        .iter()
+        .position(|b| *b == 0 || *b == b' ')
+        .map_or(field, |end| field.split_at(end).0);
     digits.iter().try_fold(0u64, |number, digit| match digit {
         b'0'..=b'7' => number.checked_mul(8)?.checked_add(u64::from(digit - b'0')),
         _ => None,
@@ -484,7 +577,10 @@ pub(super) mod tests {
 
     #[test]
     fn sparse_maps_must_add_up() {
-        assert_eq!(pieces(&[0, 5, 10, 5, 20, 0], 20, 10), Some(vec![(0, 5), (10, 5)]));
+        assert_eq!(
+            pieces(&[0, 5, 10, 5, 20, 0], 20, 10),
+            Some(vec![(0, 5), (10, 5)])
+        );
         assert_eq!(pieces(&[0, 5, 4, 5], 20, 10), None, "overlap");
         assert_eq!(pieces(&[0, 5, 16, 5], 20, 10), None, "beyond the end");
         assert_eq!(pieces(&[0, 5], 20, 6), None, "sum");

@@ -37,13 +37,24 @@ pub(super) struct Token {
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
 }
 
 impl Access {
     /// The header that worked last time, if it is still good.
-    pub(super) async fn authorization(&self, origin: &str, endpoint: &Endpoint) -> Option<HeaderValue> {
-        let realm = Realm { origin: origin.to_owned(), repository: endpoint.repository.clone() };
+    pub(super) async fn authorization(
+        &self,
+        origin: &str,
+        endpoint: &Endpoint,
+    ) -> Option<HeaderValue> {
+        let realm = Realm {
+            origin: origin.to_owned(),
+            repository: endpoint.repository.clone(),
+        };
         let tokens = self.tokens.lock().await;
         tokens
             .get(&realm)
@@ -59,8 +70,14 @@ impl Access {
         headers: &HeaderMap,
         used: Option<&HeaderValue>,
     ) -> Result<(), RequestError> {
-        let refused = |source| RequestError::Auth { host: endpoint.name.clone(), source };
-        let realm = Realm { origin: origin.to_owned(), repository: endpoint.repository.clone() };
+        let refused = |source| RequestError::Auth {
+            host: endpoint.name.clone(),
+            source,
+        };
+        let realm = Realm {
+            origin: origin.to_owned(),
+            repository: endpoint.repository.clone(),
+        };
         // Whoever comes second finds the token the first one fetched.
         let mut tokens = self.tokens.lock().await;
         if let Some(token) = tokens.get(&realm)
@@ -77,12 +94,22 @@ impl Access {
                 if used == Some(&header) {
                     return Err(refused(AuthError::Rejected(login.username)));
                 }
-                Token { header, until: None }
+                Token {
+                    header,
+                    until: None,
+                }
             }
-            Challenge::Bearer { realm: address, service, scope } => {
-                let url = token_url(origin, &address).ok_or_else(|| refused(AuthError::Realm(shown(&address))))?;
-                let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", endpoint.repository));
-                self.token(endpoint, url, service.as_deref(), &scope, login).await?
+            Challenge::Bearer {
+                realm: address,
+                service,
+                scope,
+            } => {
+                let url = token_url(origin, &address)
+                    .ok_or_else(|| refused(AuthError::Realm(shown(&address))))?;
+                let scope =
+                    scope.unwrap_or_else(|| format!("repository:{}:pull", endpoint.repository));
+                self.token(endpoint, url, service.as_deref(), &scope, login)
+                    .await?
             }
         };
         tokens.insert(realm, token);
@@ -98,11 +125,25 @@ impl Access {
         login: Option<Login>,
     ) -> Result<Token, RequestError> {
         let server = origin_of(&url);
-        let refused = |source| RequestError::Auth { host: endpoint.name.clone(), source };
-        let failed = |problem: String| refused(AuthError::Token { server: server.clone(), problem });
+        let refused = |source| RequestError::Auth {
+            host: endpoint.name.clone(),
+            source,
+        };
+        let failed = |problem: String| {
+            refused(AuthError::Token {
+                server: server.clone(),
+                problem,
+            })
+        };
         let config = &self.client.shared.config;
-        let host = server.split_once("://").map_or(server.as_str(), |(_, host)| host);
-        let profile = if origin_host(endpoint) == host { endpoint.profile.clone() } else { profile(config, host) };
+        let host = server
+            .split_once("://")
+            .map_or(server.as_str(), |(_, host)| host);
+        let profile = if origin_host(endpoint) == host {
+            endpoint.profile.clone()
+        } else {
+            profile(config, host)
+        };
         let pool = self.client.connections(&profile, url.scheme() == "https")?;
         let request = match &login {
             Some(login) if login.username == "<token>" => {
@@ -117,7 +158,10 @@ impl Access {
                     form.push_str(&url::form(&[("service", service)]));
                 }
                 pool.request(Method::POST, url)
-                    .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .header(
+                        reqwest::header::CONTENT_TYPE,
+                        "application/x-www-form-urlencoded",
+                    )
                     .body(form)
             }
             login => {
@@ -138,17 +182,30 @@ impl Access {
         let patience = &config.patience;
         let response = tokio::time::timeout(patience.connect + patience.silence, request.send())
             .await
-            .map_err(|_| RequestError::Silence { host: server.clone(), waited: patience.connect + patience.silence })?
-            .map_err(|e| RequestError::Send { host: server.clone(), source: e.without_url() })?;
+            .map_err(|_| RequestError::Silence {
+                host: server.clone(),
+                waited: patience.connect + patience.silence,
+            })?
+            .map_err(|e| RequestError::Send {
+                host: server.clone(),
+                source: e.without_url(),
+            })?;
         let status = response.status();
         if !status.is_success() {
             let text = message(response, patience.silence).await;
             return Err(match (status, login) {
-                (StatusCode::UNAUTHORIZED, Some(login)) => refused(AuthError::Rejected(login.username)),
+                (StatusCode::UNAUTHORIZED, Some(login)) => {
+                    refused(AuthError::Rejected(login.username))
+                }
                 (StatusCode::UNAUTHORIZED, None) => refused(AuthError::Missing),
                 (StatusCode::FORBIDDEN, _) => refused(AuthError::Denied(text)),
                 _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                    RequestError::Status { host: server, status, message: text, retry_after: None }
+                    RequestError::Status {
+                        host: server,
+                        status,
+                        message: text,
+                        retry_after: None,
+                    }
                 }
                 _ => failed(format!("it answered {status}")),
             });
@@ -165,13 +222,25 @@ fn parse_token(bytes: &[u8]) -> Result<Token, String> {
         access_token: Option<String>,
         expires_in: Option<u64>,
     }
-    let reply: Reply = serde_json::from_slice(bytes).map_err(|_| "its answer is not JSON".to_owned())?;
-    let text = reply.token.or(reply.access_token).filter(|t| !t.is_empty()).ok_or("its answer has no token")?;
-    let mut header = HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| "its token has odd characters")?;
+    let reply: Reply =
+        serde_json::from_slice(bytes).map_err(|_| "its answer is not JSON".to_owned())?;
+    let text = reply
+        .token
+        .or(reply.access_token)
+        .filter(|t| !t.is_empty())
+        .ok_or("its answer has no token")?;
+    let mut header = HeaderValue::try_from(format!("Bearer {text}"))
+        .map_err(|_| "its token has odd characters")?;
     header.set_sensitive(true);
-    let life = reply.expires_in.unwrap_or(SHORTEST_LIFE).clamp(1, 24 * 3600);
+    let life = reply
+        .expires_in
+        .unwrap_or(SHORTEST_LIFE)
+        .clamp(1, 24 * 3600);
     // Renewed a little early: the clock runs while the request travels.
-    Ok(Token { header, until: Some(Instant::now() + Duration::from_millis(life * 900)) })
+    Ok(Token {
+        header,
+        until: Some(Instant::now() + Duration::from_millis(life * 900)),
+    })
 }
 
 fn basic(login: &Login) -> Option<HeaderValue> {
@@ -182,7 +251,11 @@ fn basic(login: &Login) -> Option<HeaderValue> {
 }
 
 fn origin_host(endpoint: &Endpoint) -> &str {
-    endpoint.origins.first().and_then(|origin| origin.split_once("://")).map_or("", |(_, host)| host)
+    endpoint
+        .origins
+        .first()
+        .and_then(|origin| origin.split_once("://"))
+        .map_or("", |(_, host)| host)
 }
 
 /// The token server, if credentials may go there: over TLS anywhere but into this machine, in clear only to the registry's
@@ -205,7 +278,13 @@ fn token_url(origin: &str, realm: &str) -> Option<Url> {
 }
 
 fn shown(text: &str) -> String {
-    text.split(['?', '#']).next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(100).collect()
+    text.split(['?', '#'])
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(100)
+        .collect()
 }
 
 /// The best challenge: a token, else basic.
@@ -216,7 +295,10 @@ fn pick(headers: &HeaderMap) -> Option<Challenge> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(challenges)
         .collect();
-    let best = all.iter().position(|c| matches!(c, Challenge::Bearer { .. })).unwrap_or(0);
+    let best = all
+        .iter()
+        .position(|c| matches!(c, Challenge::Bearer { .. }))
+        .unwrap_or(0);
     (best < all.len()).then(|| all.swap_remove(best))
 }
 
@@ -242,10 +324,20 @@ fn challenges(text: &str) -> Vec<Challenge> {
     found
         .into_iter()
         .filter_map(|(scheme, parameters)| {
-            let value = |key: &str| parameters.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone()).filter(|v| !v.is_empty());
+            let value = |key: &str| {
+                parameters
+                    .iter()
+                    .find(|(k, _)| k == key)
+                    .map(|(_, v)| v.clone())
+                    .filter(|v| !v.is_empty())
+            };
             match scheme.as_str() {
                 "basic" => Some(Challenge::Basic),
-                "bearer" => Some(Challenge::Bearer { realm: value("realm")?, service: value("service"), scope: value("scope") }),
+                "bearer" => Some(Challenge::Bearer {
+                    realm: value("realm")?,
+                    service: value("service"),
+                    scope: value("scope"),
+                }),
                 _ => None,
             }
         })
@@ -293,29 +385,59 @@ mod tests {
             scope: scope.map(str::to_owned),
         };
         assert_eq!(
-            challenges(r#"Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push""#),
-            [bearer("https://auth.example/token", Some("reg"), Some("repository:a/b:pull,push"))]
+            challenges(
+                r#"Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push""#
+            ),
+            [bearer(
+                "https://auth.example/token",
+                Some("reg"),
+                Some("repository:a/b:pull,push")
+            )]
         );
-        assert_eq!(challenges(r#"Basic realm="x, y=\"z\"", bearer realm=https://h/t"#), [Challenge::Basic, bearer("https://h/t", None, None)]);
+        assert_eq!(
+            challenges(r#"Basic realm="x, y=\"z\"", bearer realm=https://h/t"#),
+            [Challenge::Basic, bearer("https://h/t", None, None)]
+        );
         assert_eq!(challenges("Negotiate, Basic"), [Challenge::Basic]);
         assert_eq!(challenges("Bearer service=x"), []);
         assert_eq!(challenges("\"=,,= =\""), []);
-        let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=a, Bearer realm=https://h/t"))]);
+        let headers = HeaderMap::from_iter([(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Basic realm=a, Bearer realm=https://h/t"),
+        )]);
         assert_eq!(pick(&headers), Some(bearer("https://h/t", None, None)));
     }
 
     #[test]
     fn credentials_go_to_safe_places_only() {
         let ok = |origin: &str, realm: &str| token_url(origin, realm).is_some();
-        assert!(ok("https://registry-1.docker.io", "https://auth.docker.io/token"));
+        assert!(ok(
+            "https://registry-1.docker.io",
+            "https://auth.docker.io/token"
+        ));
         assert!(ok("http://127.0.0.1:5000", "http://127.0.0.1:5001/token"));
         assert!(ok("http://reg.local:5000", "http://reg.local:5001/token"));
-        assert!(!ok("https://registry.example", "http://registry.example/token"), "clear text");
-        assert!(!ok("http://reg.local:5000", "http://else.local/token"), "clear text to another host");
-        assert!(!ok("https://registry.example", "https://127.0.0.1/token"), "into this machine");
-        assert!(!ok("https://registry.example", "https://169.254.169.254/latest"), "metadata service");
+        assert!(
+            !ok("https://registry.example", "http://registry.example/token"),
+            "clear text"
+        );
+        assert!(
+            !ok("http://reg.local:5000", "http://else.local/token"),
+            "clear text to another host"
+        );
+        assert!(
+            !ok("https://registry.example", "https://127.0.0.1/token"),
+            "into this machine"
+        );
+        assert!(
+            !ok("https://registry.example", "https://169.254.169.254/latest"),
+            "metadata service"
+        );
         assert!(!ok("https://registry.example", "file:///etc/passwd"));
-        assert!(!ok("https://registry.example", "https://user:pw@auth.example/"));
+        assert!(!ok(
+            "https://registry.example",
+            "https://user:pw@auth.example/"
+        ));
         assert!(!ok("https://registry.example", "/token"));
     }
 
@@ -323,9 +445,19 @@ mod tests {
     fn tokens_and_their_life() {
         let token = parse_token(br#"{"access_token":"x","expires_in":100}"#).unwrap();
         assert_eq!(token.header, "Bearer x");
-        assert!(token.until.is_some_and(|until| until > Instant::now() + Duration::from_secs(80)));
+        assert!(
+            token
+                .until
+                .is_some_and(|until| until > Instant::now() + Duration::from_secs(80))
+        );
         assert!(format!("{:?}", token.header).contains("Sensitive"));
-        assert_eq!(parse_token(b"{}").err().as_deref(), Some("its answer has no token"));
-        assert_eq!(parse_token(b"{\"token\":\"a\\nb\"}").err().as_deref(), Some("its token has odd characters"));
+        assert_eq!(
+            parse_token(b"{}").err().as_deref(),
+            Some("its answer has no token")
+        );
+        assert_eq!(
+            parse_token(b"{\"token\":\"a\\nb\"}").err().as_deref(),
+            Some("its token has odd characters")
+        );
     }
 }

@@ -29,7 +29,11 @@ pub(super) struct Ask {
 
 impl Access {
     /// Asks until there is an answer that is final: success, or an error that trying again would not cure.
-    pub(super) async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Response, RequestError> {
+    pub(super) async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask,
+    ) -> Result<Response, RequestError> {
         let patience = self.client.shared.config.patience;
         let mut wait = patience.backoff;
         let mut tries = 1;
@@ -39,7 +43,11 @@ impl Access {
                 Err(error) => error,
             };
             // A machine that cannot be reached rarely comes back within seconds, and there may be another to ask.
-            let limit = if error.unreachable() { patience.tries.min(2) } else { patience.tries };
+            let limit = if error.unreachable() {
+                patience.tries.min(2)
+            } else {
+                patience.tries
+            };
             if !error.transient() || tries >= limit {
                 return Err(error);
             }
@@ -63,16 +71,26 @@ impl Access {
                 result => return result,
             }
         }
-        Err(last.unwrap_or_else(|| RequestError::NotFound { host: endpoint.name.clone(), message: String::new() }))
+        Err(last.unwrap_or_else(|| RequestError::NotFound {
+            host: endpoint.name.clone(),
+            message: String::new(),
+        }))
     }
 
-    async fn at(&self, origin: &str, endpoint: &Endpoint, ask: &Ask) -> Result<Response, RequestError> {
+    async fn at(
+        &self,
+        origin: &str,
+        endpoint: &Endpoint,
+        ask: &Ask,
+    ) -> Result<Response, RequestError> {
         let patience = &self.client.shared.config.patience;
         let host = || endpoint.name.clone();
         let mut challenged = false;
         loop {
             let authorization = self.authorization(origin, endpoint).await;
-            let response = self.follow(origin, endpoint, ask, authorization.as_ref()).await?;
+            let response = self
+                .follow(origin, endpoint, ask, authorization.as_ref())
+                .await?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response);
@@ -80,17 +98,27 @@ impl Access {
             let own = origin_of(response.url()) == origin_of(&url(origin, endpoint, ask)?);
             if status == StatusCode::UNAUTHORIZED && own && !challenged {
                 challenged = true;
-                self.authenticate(origin, endpoint, response.headers(), authorization.as_ref()).await?;
+                self.authenticate(origin, endpoint, response.headers(), authorization.as_ref())
+                    .await?;
                 continue;
             }
             let retry_after = retry_after(&response);
             let message = message(response, patience.silence).await;
             return Err(match status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    RequestError::Auth { host: host(), source: AuthError::Denied(message) }
-                }
-                StatusCode::NOT_FOUND => RequestError::NotFound { host: host(), message },
-                status => RequestError::Status { host: host(), status, message, retry_after },
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RequestError::Auth {
+                    host: host(),
+                    source: AuthError::Denied(message),
+                },
+                StatusCode::NOT_FOUND => RequestError::NotFound {
+                    host: host(),
+                    message,
+                },
+                status => RequestError::Status {
+                    host: host(),
+                    status,
+                    message,
+                    retry_after,
+                },
             });
         }
     }
@@ -108,38 +136,72 @@ impl Access {
         let mut at = start.clone();
         let mut how = endpoint.profile.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = self.client.connections(&how, at.scheme() == "https")?.request(ask.method.clone(), at.clone());
+            let mut request = self
+                .client
+                .connections(&how, at.scheme() == "https")?
+                .request(ask.method.clone(), at.clone());
             if let Some(accept) = ask.accept {
                 request = request.header(ACCEPT, accept);
             }
             if ask.from > 0 {
                 request = request.header(RANGE, format!("bytes={}-", ask.from));
             }
-            if let Some(authorization) = authorization.filter(|_| origin_of(&at) == origin_of(&start)) {
+            if let Some(authorization) =
+                authorization.filter(|_| origin_of(&at) == origin_of(&start))
+            {
                 request = request.header(AUTHORIZATION, authorization);
             }
-            let host = || if at == start { endpoint.name.clone() } else { origin_of(&at) };
+            let host = || {
+                if at == start {
+                    endpoint.name.clone()
+                } else {
+                    origin_of(&at)
+                }
+            };
             let waited = config.patience.connect + config.patience.silence;
             let response = tokio::time::timeout(waited, request.send())
                 .await
-                .map_err(|_| RequestError::Silence { host: host(), waited })?
-                .map_err(|e| RequestError::Send { host: host(), source: e.without_url() })?;
+                .map_err(|_| RequestError::Silence {
+                    host: host(),
+                    waited,
+                })?
+                .map_err(|e| RequestError::Send {
+                    host: host(),
+                    source: e.without_url(),
+                })?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
-            let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let next = at.join(location).ok().filter(|next| may_redirect(&at, next));
+            let location = response
+                .headers()
+                .get(LOCATION)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default();
+            let next = at
+                .join(location)
+                .ok()
+                .filter(|next| may_redirect(&at, next));
             let Some(next) = next else {
-                let to = at.join(location).map_or_else(|_| "a place that is no URL".to_owned(), |url| format!("`{}`", origin_of(&url)));
+                let to = at.join(location).map_or_else(
+                    |_| "a place that is no URL".to_owned(),
+                    |url| format!("`{}`", origin_of(&url)),
+                );
                 return Err(RequestError::Redirect { host: host(), to });
             };
             if origin_of(&next) != origin_of(&at) {
                 let next_host = authority(&next);
-                how = if next_host == authority(&start) { endpoint.profile.clone() } else { profile(config, &next_host) };
+                how = if next_host == authority(&start) {
+                    endpoint.profile.clone()
+                } else {
+                    profile(config, &next_host)
+                };
             }
             at = next;
         }
-        Err(RequestError::Redirect { host: endpoint.name.clone(), to: "yet another place".to_owned() })
+        Err(RequestError::Redirect {
+            host: endpoint.name.clone(),
+            to: "yet another place".to_owned(),
+        })
     }
 }
 
@@ -151,12 +213,18 @@ fn may_redirect(from: &Url, to: &Url) -> bool {
         _ => false,
     };
     let internal = |url: &Url| url.host_str().is_none_or(is_internal);
-    scheme && to.username().is_empty() && to.password().is_none() && (!internal(to) || internal(from))
+    scheme
+        && to.username().is_empty()
+        && to.password().is_none()
+        && (!internal(to) || internal(from))
 }
 
 fn url(origin: &str, endpoint: &Endpoint, ask: &Ask) -> Result<Url, RequestError> {
     let text = format!("{origin}/v2/{}/{}", endpoint.repository, ask.path);
-    Url::parse(&text).map_err(|_| RequestError::Redirect { host: endpoint.name.clone(), to: "an address that is no URL".to_owned() })
+    Url::parse(&text).map_err(|_| RequestError::Redirect {
+        host: endpoint.name.clone(),
+        to: "an address that is no URL".to_owned(),
+    })
 }
 
 /// `scheme://host[:port]`.
@@ -167,20 +235,36 @@ pub(super) fn origin_of(url: &Url) -> String {
 /// `host[:port]`.
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let seconds = response
+        .headers()
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     Some(Duration::from_secs(seconds))
 }
 
 /// A whole answer of at most `limit` bytes.
-pub(super) async fn body(mut response: Response, host: &str, limit: u64, silence: Duration) -> Result<Vec<u8>, RequestError> {
+pub(super) async fn body(
+    mut response: Response,
+    host: &str,
+    limit: u64,
+    silence: Duration,
+) -> Result<Vec<u8>, RequestError> {
     let mut bytes = Vec::new();
     while let Some(piece) = chunk(&mut response, host, silence).await? {
         if bytes.len() as u64 + piece.len() as u64 > limit {
-            return Err(RequestError::TooLarge { host: host.to_owned(), limit });
+            return Err(RequestError::TooLarge {
+                host: host.to_owned(),
+                limit,
+            });
         }
         bytes.extend_from_slice(&piece);
     }
@@ -195,8 +279,14 @@ pub(super) async fn chunk(
 ) -> Result<Option<bytes::Bytes>, RequestError> {
     tokio::time::timeout(silence, response.chunk())
         .await
-        .map_err(|_| RequestError::Silence { host: host.to_owned(), waited: silence })?
-        .map_err(|e| RequestError::Body { host: host.to_owned(), source: e.without_url() })
+        .map_err(|_| RequestError::Silence {
+            host: host.to_owned(),
+            waited: silence,
+        })?
+        .map_err(|e| RequestError::Body {
+            host: host.to_owned(),
+            source: e.without_url(),
+        })
 }
 
 /// What a registry says about its refusal: the messages of its JSON, or nothing.
@@ -220,12 +310,20 @@ pub(super) async fn message(mut response: Response, silence: Duration) -> String
             break;
         }
     }
-    let Ok(errors) = serde_json::from_slice::<Errors>(&bytes) else { return String::new() };
+    let Ok(errors) = serde_json::from_slice::<Errors>(&bytes) else {
+        return String::new();
+    };
     let texts: Vec<String> = errors
         .errors
         .into_iter()
         .take(3)
-        .map(|m| if m.message.is_empty() { m.code } else { m.message })
+        .map(|m| {
+            if m.message.is_empty() {
+                m.code
+            } else {
+                m.message
+            }
+        })
         .map(|text| text.chars().filter(|c| !c.is_control()).take(200).collect())
         .filter(|text: &String| !text.is_empty())
         .collect();
@@ -238,14 +336,22 @@ mod tests {
 
     #[test]
     fn redirects_that_are_followed() {
-        let ok = |from: &str, to: &str| may_redirect(&Url::parse(from).unwrap(), &Url::parse(to).unwrap());
-        assert!(ok("https://registry.example/v2/", "https://cdn.example/blob?signature=x"));
+        let ok = |from: &str, to: &str| {
+            may_redirect(&Url::parse(from).unwrap(), &Url::parse(to).unwrap())
+        };
+        assert!(ok(
+            "https://registry.example/v2/",
+            "https://cdn.example/blob?signature=x"
+        ));
         assert!(ok("http://127.0.0.1:5000/", "http://127.0.0.1:5001/"));
         assert!(!ok("https://registry.example/", "http://registry.example/"));
         assert!(!ok("https://registry.example/", "https://localhost/"));
         assert!(!ok("https://registry.example/", "https://169.254.169.254/"));
         assert!(!ok("https://registry.example/", "https://[::1]/"));
         assert!(!ok("https://registry.example/", "file:///etc/passwd"));
-        assert!(!ok("https://registry.example/", "https://user@cdn.example/"));
+        assert!(!ok(
+            "https://registry.example/",
+            "https://user@cdn.example/"
+        ));
     }
 }

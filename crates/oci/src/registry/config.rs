@@ -81,10 +81,24 @@ pub(super) struct Endpoint {
 /// Whom to ask for an image, in order.
 pub(super) fn endpoints(config: &Config, reference: &Reference) -> Vec<Endpoint> {
     let domain = reference.domain();
-    let upstream = if domain == "docker.io" { "registry-1.docker.io" } else { domain };
-    let mirrors = config.registries.get(domain).map(|host| host.mirrors.as_slice()).unwrap_or_default();
-    let mut list: Vec<Endpoint> = mirrors.iter().map(|mirror| self::mirror(config, mirror, reference.path())).collect();
-    let settings = config.registries.get(domain).or_else(|| config.registries.get(upstream));
+    let upstream = if domain == "docker.io" {
+        "registry-1.docker.io"
+    } else {
+        domain
+    };
+    let mirrors = config
+        .registries
+        .get(domain)
+        .map(|host| host.mirrors.as_slice())
+        .unwrap_or_default();
+    let mut list: Vec<Endpoint> = mirrors
+        .iter()
+        .map(|mirror| self::mirror(config, mirror, reference.path()))
+        .collect();
+    let settings = config
+        .registries
+        .get(domain)
+        .or_else(|| config.registries.get(upstream));
     let (origins, profile) = reach(config, upstream, settings, None);
     list.push(Endpoint {
         name: domain.to_owned(),
@@ -104,13 +118,28 @@ fn mirror(config: &Config, text: &str, path: &str) -> Endpoint {
     let rest = rest.trim_end_matches('/');
     let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = prefix.trim_start_matches("v2/").trim_matches('/');
-    let repository = if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") };
+    let repository = if prefix.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{prefix}/{path}")
+    };
     let (origins, profile) = reach(config, host, config.registries.get(host), scheme);
-    Endpoint { name: host.to_owned(), origins, repository, mirror: true, profile }
+    Endpoint {
+        name: host.to_owned(),
+        origins,
+        repository,
+        mirror: true,
+        profile,
+    }
 }
 
 /// The origins of a host and how to verify it.
-fn reach(config: &Config, host: &str, settings: Option<&Host>, scheme: Option<&str>) -> (Vec<String>, Profile) {
+fn reach(
+    config: &Config,
+    host: &str,
+    settings: Option<&Host>,
+    scheme: Option<&str>,
+) -> (Vec<String>, Profile) {
     let local = is_loopback(host);
     let settings = settings.cloned().unwrap_or_default();
     let plain = || format!("http://{host}");
@@ -135,13 +164,19 @@ pub(super) fn profile(config: &Config, host: &str) -> Profile {
 fn profile_of(config: &Config, _host: &str, settings: &Host, local: bool) -> Profile {
     let mut authorities = config.roots.clone();
     authorities.extend(settings.ca.iter().cloned());
-    Profile { insecure: settings.insecure, authorities, direct: local }
+    Profile {
+        insecure: settings.insecure,
+        authorities,
+        direct: local,
+    }
 }
 
 /// Whether `host[:port]` is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     let bare = bare_host(host);
-    bare == "localhost" || bare.ends_with(".localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    bare == "localhost"
+        || bare.ends_with(".localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether `host[:port]` is an address that only this machine or its hypervisor answers.
@@ -152,7 +187,9 @@ pub(super) fn is_internal(host: &str) -> bool {
             Ok(IpAddr::V6(ip)) => {
                 ip.is_unicast_link_local()
                     || ip.is_unspecified()
-                    || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback() || v4.is_link_local() || v4.is_unspecified())
+                    || ip.to_ipv4_mapped().is_some_and(|v4| {
+                        v4.is_loopback() || v4.is_link_local() || v4.is_unspecified()
+                    })
             }
             Err(_) => false,
         }
@@ -171,18 +208,35 @@ mod tests {
     use super::*;
 
     fn plan(registries: &str, address: &str) -> Vec<String> {
-        let config = Config { registries: serde_json::from_str(registries).unwrap(), ..Config::default() };
+        let config = Config {
+            registries: serde_json::from_str(registries).unwrap(),
+            ..Config::default()
+        };
         endpoints(&config, &Reference::parse(address).unwrap())
             .iter()
-            .map(|e| format!("{} {} {}{}", e.name, e.origins.join("|"), e.repository, if e.mirror { " mirror" } else { "" }))
+            .map(|e| {
+                format!(
+                    "{} {} {}{}",
+                    e.name,
+                    e.origins.join("|"),
+                    e.repository,
+                    if e.mirror { " mirror" } else { "" }
+                )
+            })
             .collect()
     }
 
     #[test]
     fn mirrors_first_then_the_registry() {
-        assert_eq!(plan("{}", "alpine"), ["docker.io https://registry-1.docker.io library/alpine"]);
         assert_eq!(
-            plan(r#"{"docker.io":{"mirrors":["127.0.0.1:5055","harbor.example/proxy/","http://plain:81"]},"127.0.0.1:5055":{"http":true}}"#, "alpine:3"),
+            plan("{}", "alpine"),
+            ["docker.io https://registry-1.docker.io library/alpine"]
+        );
+        assert_eq!(
+            plan(
+                r#"{"docker.io":{"mirrors":["127.0.0.1:5055","harbor.example/proxy/","http://plain:81"]},"127.0.0.1:5055":{"http":true}}"#,
+                "alpine:3"
+            ),
             [
                 "127.0.0.1:5055 http://127.0.0.1:5055 library/alpine mirror",
                 "harbor.example https://harbor.example proxy/library/alpine mirror",
@@ -194,13 +248,35 @@ mod tests {
 
     #[test]
     fn plain_http_only_where_it_is_safe_or_asked_for() {
-        assert_eq!(plan("{}", "localhost:5000/a"), ["localhost:5000 http://localhost:5000 a"]);
-        assert_eq!(plan("{}", "[::1]:5000/a"), ["[::1]:5000 http://[::1]:5000 a"]);
-        assert_eq!(plan("{}", "10.0.0.1:5000/a"), ["10.0.0.1:5000 https://10.0.0.1:5000 a"]);
-        assert_eq!(plan(r#"{"h:1":{"http":true}}"#, "h:1/a"), ["h:1 http://h:1 a"]);
-        assert_eq!(plan(r#"{"h:1":{"insecure":true}}"#, "h:1/a"), ["h:1 https://h:1|http://h:1 a"]);
-        assert_eq!(plan(r#"{"localhost:1":{"ca":["x.pem"]}}"#, "localhost:1/a"), ["localhost:1 https://localhost:1 a"]);
-        assert!(is_internal("169.254.169.254") && is_internal("[::ffff:127.0.0.1]:80") && is_internal("0.0.0.0:1"));
+        assert_eq!(
+            plan("{}", "localhost:5000/a"),
+            ["localhost:5000 http://localhost:5000 a"]
+        );
+        assert_eq!(
+            plan("{}", "[::1]:5000/a"),
+            ["[::1]:5000 http://[::1]:5000 a"]
+        );
+        assert_eq!(
+            plan("{}", "10.0.0.1:5000/a"),
+            ["10.0.0.1:5000 https://10.0.0.1:5000 a"]
+        );
+        assert_eq!(
+            plan(r#"{"h:1":{"http":true}}"#, "h:1/a"),
+            ["h:1 http://h:1 a"]
+        );
+        assert_eq!(
+            plan(r#"{"h:1":{"insecure":true}}"#, "h:1/a"),
+            ["h:1 https://h:1|http://h:1 a"]
+        );
+        assert_eq!(
+            plan(r#"{"localhost:1":{"ca":["x.pem"]}}"#, "localhost:1/a"),
+            ["localhost:1 https://localhost:1 a"]
+        );
+        assert!(
+            is_internal("169.254.169.254")
+                && is_internal("[::ffff:127.0.0.1]:80")
+                && is_internal("0.0.0.0:1")
+        );
         assert!(!is_internal("10.0.0.1") && !is_internal("example.com:443"));
     }
 }

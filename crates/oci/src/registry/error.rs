@@ -186,12 +186,20 @@ pub struct Attempt {
 
 impl Attempts {
     pub(super) fn add(&mut self, place: &Endpoint, error: RequestError) {
-        self.0.push(Attempt { endpoint: place.name.clone(), mirror: place.mirror, error });
+        self.0.push(Attempt {
+            endpoint: place.name.clone(),
+            mirror: place.mirror,
+            error,
+        });
     }
 
     /// Whether everybody who could be asked said that there is no such image.
     pub fn not_found(&self) -> bool {
-        !self.0.is_empty() && self.0.iter().all(|attempt| matches!(attempt.error, RequestError::NotFound { .. }))
+        !self.0.is_empty()
+            && self
+                .0
+                .iter()
+                .all(|attempt| matches!(attempt.error, RequestError::NotFound { .. }))
     }
 }
 
@@ -246,8 +254,13 @@ impl RequestError {
     /// Whether another try may help.
     pub(super) fn transient(&self) -> bool {
         match self {
-            Self::Send { .. } | Self::Body { .. } | Self::Silence { .. } | Self::Short { .. } => true,
-            Self::Status { status, .. } => *status == StatusCode::TOO_MANY_REQUESTS || (status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED),
+            Self::Send { .. } | Self::Body { .. } | Self::Silence { .. } | Self::Short { .. } => {
+                true
+            }
+            Self::Status { status, .. } => {
+                *status == StatusCode::TOO_MANY_REQUESTS
+                    || (status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED)
+            }
             _ => false,
         }
     }
@@ -259,12 +272,19 @@ impl RequestError {
 
     pub(super) fn commit(host: &str, error: CommitError) -> Self {
         match error {
-            CommitError::Digest { expected } => Self::Digest { host: host.to_owned(), expected },
+            CommitError::Digest { expected } => Self::Digest {
+                host: host.to_owned(),
+                expected,
+            },
             CommitError::Io { source, .. } => Self::Store(source),
         }
     }
 }
 
 fn detail(message: &str) -> String {
-    if message.is_empty() { String::new() } else { format!(" ({message})") }
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(" ({message})")
+    }
 }

@@ -4,10 +4,7 @@ use std::{fmt, sync::Arc, sync::PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use reqwest::{
-    Method, Response, StatusCode,
-    header::CONTENT_RANGE,
-};
+use reqwest::{Method, Response, StatusCode, header::CONTENT_RANGE};
 use tokio::sync::mpsc;
 
 use super::{
@@ -88,16 +85,21 @@ impl Access {
         let tasks: Vec<_> = layers
             .iter()
             .map(async |layer| {
-                self.blob(&places, layer, blobs, watch).await.map_err(|source| FetchError {
-                    reference: reference.clone(),
-                    digest: layer.digest,
-                    source,
-                })?;
+                self.blob(&places, layer, blobs, watch)
+                    .await
+                    .map_err(|source| FetchError {
+                        reference: reference.clone(),
+                        digest: layer.digest,
+                        source,
+                    })?;
                 ready(layer.digest);
                 Ok(())
             })
             .collect();
-        stream::iter(tasks).buffer_unordered(config.patience.per_image.max(1)).try_collect().await
+        stream::iter(tasks)
+            .buffer_unordered(config.patience.per_image.max(1))
+            .try_collect()
+            .await
     }
 
     async fn blob(
@@ -115,7 +117,11 @@ impl Access {
         for place in places {
             match self.blob_at(place, layer, blobs, watch).await {
                 Ok(()) => {
-                    watch(Progress::Fetched { digest, bytes: size, size });
+                    watch(Progress::Fetched {
+                        digest,
+                        bytes: size,
+                        size,
+                    });
                     return Ok(());
                 }
                 Err(error) => attempts.add(place, error),
@@ -132,14 +138,19 @@ impl Access {
         watch: Watch<'_>,
     ) -> Result<(), RequestError> {
         let (store, digest) = (Arc::clone(blobs), layer.digest);
-        if blocking(move || store.open(&digest)).await.map_err(RequestError::Store)?.is_some() {
+        if blocking(move || store.open(&digest))
+            .await
+            .map_err(RequestError::Store)?
+            .is_some()
+        {
             return Ok(());
         }
         match self.download_blob(place, layer, blobs, watch).await {
             // What an earlier run left behind may have been at fault.
-            Err((RequestError::Digest { .. }, true)) => {
-                self.download_blob(place, layer, blobs, watch).await.map_err(|(error, _)| error)
-            }
+            Err((RequestError::Digest { .. }, true)) => self
+                .download_blob(place, layer, blobs, watch)
+                .await
+                .map_err(|(error, _)| error),
             result => result.map_err(|(error, _)| error),
         }
     }
@@ -154,12 +165,17 @@ impl Access {
     ) -> Result<(), (RequestError, bool)> {
         let (digest, size) = (layer.digest, layer.size);
         let store = Arc::clone(blobs);
-        let ingest = blocking(move || store.ingest(&digest, size)).await.map_err(|e| (RequestError::Store(e), false))?;
+        let ingest = blocking(move || store.ingest(&digest, size))
+            .await
+            .map_err(|e| (RequestError::Store(e), false))?;
         let resumed = ingest.offset() > 0;
         let mut sink = Sink::new(ingest);
         let result = self.stream_into(place, layer, &mut sink, watch).await;
         // The disk's error explains a queue that was closed early, so it comes first.
-        let ingest = sink.finish().await.map_err(|e| (RequestError::Store(e), resumed))?;
+        let ingest = sink
+            .finish()
+            .await
+            .map_err(|e| (RequestError::Store(e), resumed))?;
         result.map_err(|e| (e, resumed))?;
         blocking(move || Ok(ingest.commit()))
             .await
@@ -177,36 +193,62 @@ impl Access {
         let (digest, size) = (layer.digest, layer.size);
         let patience = &self.client.shared.config.patience;
         let (mut fruitless, mut resumes) = (0, 0);
-        watch(Progress::Fetched { digest, bytes: sink.written, size });
+        watch(Progress::Fetched {
+            digest,
+            bytes: sink.written,
+            size,
+        });
         while sink.written < size {
             let before = sink.written;
-            let ask = Ask { method: Method::GET, path: format!("blobs/{digest}"), accept: None, from: before };
+            let ask = Ask {
+                method: Method::GET,
+                path: format!("blobs/{digest}"),
+                accept: None,
+                from: before,
+            };
             let mut response = self.ask(place, &ask).await?;
             let result = async {
                 let mut skip = skipped(place, &response, before)?;
-                while let Some(mut piece) = chunk(&mut response, &place.name, patience.silence).await? {
+                while let Some(mut piece) =
+                    chunk(&mut response, &place.name, patience.silence).await?
+                {
                     if skip > 0 {
                         let passed = piece.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
                         skip -= passed as u64;
                         let _ = piece.split_to(passed);
                     }
                     if sink.written + piece.len() as u64 > size {
-                        return Err(RequestError::TooLarge { host: place.name.clone(), limit: size });
+                        return Err(RequestError::TooLarge {
+                            host: place.name.clone(),
+                            limit: size,
+                        });
                     }
                     if !piece.is_empty() {
                         sink.send(piece).await?;
-                        watch(Progress::Fetched { digest, bytes: sink.written, size });
+                        watch(Progress::Fetched {
+                            digest,
+                            bytes: sink.written,
+                            size,
+                        });
                     }
                 }
                 if sink.written < size {
-                    return Err(RequestError::Short { host: place.name.clone(), got: sink.written, size });
+                    return Err(RequestError::Short {
+                        host: place.name.clone(),
+                        got: sink.written,
+                        size,
+                    });
                 }
                 Ok(())
             }
             .await;
             let Err(error) = result else { break };
             resumes += 1;
-            fruitless = if sink.written > before { 0 } else { fruitless + 1 };
+            fruitless = if sink.written > before {
+                0
+            } else {
+                fruitless + 1
+            };
             if !error.transient() || fruitless + 1 >= patience.tries || resumes > MAX_RESUMES {
                 return Err(error);
             }
@@ -220,7 +262,11 @@ impl Access {
 impl Client {
     /// The lock of a blob being fetched.
     pub(super) fn busy(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut busy = self.shared.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self
+            .shared
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         busy.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = busy.get(&digest).and_then(std::sync::Weak::upgrade) {
             return lock;
@@ -236,12 +282,21 @@ fn skipped(place: &Endpoint, response: &Response, from: u64) -> Result<u64, Requ
     if response.status() != StatusCode::PARTIAL_CONTENT {
         return Ok(from);
     }
-    let range = response.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
+    let range = response
+        .headers()
+        .get(CONTENT_RANGE)
+        .and_then(|v| v.to_str().ok());
     let start = range
         .and_then(|range| range.strip_prefix("bytes "))
         .and_then(|range| range.split('-').next())
         .and_then(|start| start.trim().parse::<u64>().ok());
-    if start == Some(from) { Ok(0) } else { Err(RequestError::Range { host: place.name.clone() }) }
+    if start == Some(from) {
+        Ok(0)
+    } else {
+        Err(RequestError::Range {
+            host: place.name.clone(),
+        })
+    }
 }
 
 /// A blob being written by a blocking thread, fed through a short queue.
@@ -253,7 +308,9 @@ struct Sink {
 
 impl fmt::Debug for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sink").field("written", &self.written).finish_non_exhaustive()
+        f.debug_struct("Sink")
+            .field("written", &self.written)
+            .finish_non_exhaustive()
     }
 }
 
@@ -267,7 +324,11 @@ impl Sink {
             }
             Ok(ingest)
         });
-        Self { queue, writer, written }
+        Self {
+            queue,
+            writer,
+            written,
+        }
     }
 
     async fn send(&mut self, piece: Bytes) -> Result<(), RequestError> {
@@ -281,6 +342,8 @@ impl Sink {
     /// Waits until everything is written.
     async fn finish(self) -> std::io::Result<Box<dyn Ingest>> {
         drop(self.queue);
-        self.writer.await.unwrap_or_else(|e| Err(std::io::Error::other(e)))
+        self.writer
+            .await
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
     }
 }

@@ -39,7 +39,9 @@ pub struct Login {
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Login")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,7 +77,9 @@ struct Shared {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("config", &self.shared.config).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,7 +99,11 @@ impl Client {
 
     /// One user's access.
     pub fn access(&self, credentials: Arc<dyn Credentials>) -> Access {
-        Access { client: self.clone(), credentials, tokens: tokio::sync::Mutex::default() }
+        Access {
+            client: self.clone(),
+            credentials,
+            tokens: tokio::sync::Mutex::default(),
+        }
     }
 }
 

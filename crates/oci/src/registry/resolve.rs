@@ -55,7 +55,10 @@ pub enum ResolveError {
         source: ContentError,
     },
     /// There are images by that name, for other platforms.
-    #[error("failed to resolve image {reference}: no match for platform {platform} in manifest (it has {})", list(offered))]
+    #[error(
+        "failed to resolve image {reference}: no match for platform {platform} in manifest (it has {})",
+        list(offered)
+    )]
     Platform {
         /// The name.
         reference: Reference,
@@ -76,7 +79,11 @@ fn list(platforms: &[Platform]) -> String {
     if platforms.is_empty() {
         return "none".to_owned();
     }
-    platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    platforms
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// A small document fetched and checked.
@@ -102,22 +109,36 @@ impl Access {
     ) -> Result<Resolved, ResolveError> {
         let reference = &reference.clone().or_latest();
         let places = endpoints(&self.client.shared.config, reference);
-        let fail = |source| ResolveError::Content { reference: reference.clone(), source };
+        let fail = |source| ResolveError::Content {
+            reference: reference.clone(),
+            source,
+        };
         let first = match reference.digest() {
             Some(digest) => self.document(&places, "manifests", digest, blobs).await,
-            None => self.tag(&places, reference.tag().unwrap_or("latest"), blobs).await,
+            None => {
+                self.tag(&places, reference.tag().unwrap_or("latest"), blobs)
+                    .await
+            }
         }
         .map_err(|e| fail(ContentError::Attempts(e)))?;
         let digest = first.digest;
         let mut current = first;
         let mut nesting = 0;
         let (manifest_digest, manifest) = loop {
-            let document = Document::parse(&current.bytes, current.media_type.as_deref())
-                .map_err(|source| fail(ContentError::Document { digest: current.digest, source }))?;
+            let document = Document::parse(&current.bytes, current.media_type.as_deref()).map_err(
+                |source| {
+                    fail(ContentError::Document {
+                        digest: current.digest,
+                        source,
+                    })
+                },
+            )?;
             let index = match document {
-                Document::Manifest(manifest) => break (current.digest, manifest),
+                Document::Manifest(manifest) => break (current.digest, *manifest),
                 Document::Index(_) if nesting == MAX_NESTING => {
-                    return Err(ResolveError::Nested { reference: reference.clone() });
+                    return Err(ResolveError::Nested {
+                        reference: reference.clone(),
+                    });
                 }
                 Document::Index(index) => index,
             };
@@ -139,8 +160,12 @@ impl Access {
             .document(&places, "blobs", manifest.config.digest, blobs)
             .await
             .map_err(|e| fail(ContentError::Attempts(e)))?;
-        let parsed = ImageConfig::parse_for(&config.bytes, &manifest)
-            .map_err(|source| fail(ContentError::Config { digest: config.digest, source }))?;
+        let parsed = ImageConfig::parse_for(&config.bytes, &manifest).map_err(|source| {
+            fail(ContentError::Config {
+                digest: config.digest,
+                source,
+            })
+        })?;
         Ok(Resolved {
             reference: reference.pinned(digest),
             digest,
@@ -153,7 +178,12 @@ impl Access {
     }
 
     /// What a tag means now, from the first place that knows it.
-    async fn tag(&self, places: &[Endpoint], tag: &str, blobs: &Arc<dyn Blobs>) -> Result<Fetched, Attempts> {
+    async fn tag(
+        &self,
+        places: &[Endpoint],
+        tag: &str,
+        blobs: &Arc<dyn Blobs>,
+    ) -> Result<Fetched, Attempts> {
         let mut attempts = Attempts::default();
         for place in places {
             match self.tag_at(place, tag, blobs).await {
@@ -165,27 +195,53 @@ impl Access {
     }
 
     /// Asks for the digest first: if that is known, nothing is downloaded.
-    async fn tag_at(&self, place: &Endpoint, tag: &str, blobs: &Arc<dyn Blobs>) -> Result<Fetched, RequestError> {
-        let ask = |method, path| Ask { method, path, accept: Some(media_type::ACCEPT), from: 0 };
-        let known = match self.ask(place, &ask(Method::HEAD, format!("manifests/{tag}"))).await {
+    async fn tag_at(
+        &self,
+        place: &Endpoint,
+        tag: &str,
+        blobs: &Arc<dyn Blobs>,
+    ) -> Result<Fetched, RequestError> {
+        let ask = |method, path| Ask {
+            method,
+            path,
+            accept: Some(media_type::ACCEPT),
+            from: 0,
+        };
+        let known = match self
+            .ask(place, &ask(Method::HEAD, format!("manifests/{tag}")))
+            .await
+        {
             Ok(response) => announced(place, &response)?,
             // Some registries cannot do HEAD. No answer at all will not get better by asking again.
-            Err(RequestError::Status { status, .. }) if status.is_client_error() && status != 429 => None,
+            Err(RequestError::Status { status, .. })
+                if status.is_client_error() && status != 429 =>
+            {
+                None
+            }
             Err(error) => return Err(error),
         };
         if let Some(digest) = known {
             return self.download(place, "manifests", digest, blobs).await;
         }
-        let response = self.ask(place, &ask(Method::GET, format!("manifests/{tag}"))).await?;
+        let response = self
+            .ask(place, &ask(Method::GET, format!("manifests/{tag}")))
+            .await?;
         let said = announced(place, &response)?;
         let media_type = content_type(&response);
         let bytes = self.bytes(place, response).await?;
         let digest = Digest::of(&bytes);
         if let Some(expected) = said.filter(|said| *said != digest) {
-            return Err(RequestError::Digest { host: place.name.clone(), expected });
+            return Err(RequestError::Digest {
+                host: place.name.clone(),
+                expected,
+            });
         }
         keep(blobs, digest, &bytes).await?;
-        Ok(Fetched { digest, bytes, media_type })
+        Ok(Fetched {
+            digest,
+            bytes,
+            media_type,
+        })
     }
 
     /// A manifest, index or config by digest: from the store, or from the first place that has it.
@@ -217,42 +273,75 @@ impl Access {
         let busy = self.client.busy(digest);
         let _only = busy.lock().await;
         if let Some(bytes) = local(blobs, digest).await? {
-            return Ok(Fetched { digest, bytes, media_type: None });
+            return Ok(Fetched {
+                digest,
+                bytes,
+                media_type: None,
+            });
         }
         let accept = (kind == "manifests").then_some(media_type::ACCEPT);
-        let ask = Ask { method: Method::GET, path: format!("{kind}/{digest}"), accept, from: 0 };
+        let ask = Ask {
+            method: Method::GET,
+            path: format!("{kind}/{digest}"),
+            accept,
+            from: 0,
+        };
         let response = self.ask(place, &ask).await?;
         let media_type = accept.and_then(|_| content_type(&response));
         let bytes = self.bytes(place, response).await?;
         if Digest::of(&bytes) != digest {
-            return Err(RequestError::Digest { host: place.name.clone(), expected: digest });
+            return Err(RequestError::Digest {
+                host: place.name.clone(),
+                expected: digest,
+            });
         }
         keep(blobs, digest, &bytes).await?;
-        Ok(Fetched { digest, bytes, media_type })
+        Ok(Fetched {
+            digest,
+            bytes,
+            media_type,
+        })
     }
 
     async fn bytes(&self, place: &Endpoint, response: Response) -> Result<Vec<u8>, RequestError> {
-        body(response, &place.name, MAX_DOCUMENT, self.client.shared.config.patience.silence).await
+        body(
+            response,
+            &place.name,
+            MAX_DOCUMENT,
+            self.client.shared.config.patience.silence,
+        )
+        .await
     }
 }
 
 fn announced(place: &Endpoint, response: &Response) -> Result<Option<Digest>, RequestError> {
-    match response.headers().get("docker-content-digest").map(|v| v.to_str().unwrap_or_default()) {
+    match response
+        .headers()
+        .get("docker-content-digest")
+        .map(|v| v.to_str().unwrap_or_default())
+    {
         None | Some("") => Ok(None),
-        Some(text) => {
-            text.parse().map(Some).map_err(|source| RequestError::BadDigest { host: place.name.clone(), source })
-        }
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|source| RequestError::BadDigest {
+                host: place.name.clone(),
+                source,
+            }),
     }
 }
 
 fn content_type(response: &Response) -> Option<String> {
     let text = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
-    Some(text.split(';').next().unwrap_or_default().trim().to_owned()).filter(|text| !text.is_empty())
+    Some(text.split(';').next().unwrap_or_default().trim().to_owned())
+        .filter(|text| !text.is_empty())
 }
 
 async fn local(blobs: &Arc<dyn Blobs>, digest: Digest) -> Result<Option<Vec<u8>>, RequestError> {
     let blobs = Arc::clone(blobs);
-    let bytes = blocking(move || blobs.read(&digest, MAX_DOCUMENT)).await.map_err(RequestError::Store)?;
+    let bytes = blocking(move || blobs.read(&digest, MAX_DOCUMENT))
+        .await
+        .map_err(RequestError::Store)?;
     // Small enough to make sure that the disk has not changed it.
     Ok(bytes.filter(|bytes| {
         let sound = Digest::of(bytes) == digest;
@@ -276,6 +365,10 @@ async fn keep(blobs: &Arc<dyn Blobs>, digest: Digest, bytes: &[u8]) -> Result<()
 }
 
 /// Runs something that may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(io::Error::other(e)))
 }

@@ -38,9 +38,25 @@ pub(super) struct Profile {
 
 impl Client {
     /// The connection pool for a profile; `secure` false makes one that cannot speak TLS and loads no authorities.
-    pub(super) fn connections(&self, profile: &Profile, secure: bool) -> Result<reqwest::Client, RequestError> {
-        let key = if secure { profile.clone() } else { Profile { insecure: true, authorities: Vec::new(), ..profile.clone() } };
-        let mut pools = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn connections(
+        &self,
+        profile: &Profile,
+        secure: bool,
+    ) -> Result<reqwest::Client, RequestError> {
+        let key = if secure {
+            profile.clone()
+        } else {
+            Profile {
+                insecure: true,
+                authorities: Vec::new(),
+                ..profile.clone()
+            }
+        };
+        let mut pools = self
+            .shared
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pools.get(&key) {
             return Ok(pool.clone());
         }
@@ -71,9 +87,14 @@ fn tls(profile: &Profile) -> Result<ClientConfig, RequestError> {
         .map_err(RequestError::Tls)?;
     Ok(if profile.insecure {
         let verifier = Arc::new(AnyCertificate(provider));
-        builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth()
     } else {
-        builder.with_root_certificates(roots(&profile.authorities)?).with_no_client_auth()
+        builder
+            .with_root_certificates(roots(&profile.authorities)?)
+            .with_no_client_auth()
     })
 }
 
@@ -81,7 +102,10 @@ fn tls(profile: &Profile) -> Result<ClientConfig, RequestError> {
 fn roots(extra: &[PathBuf]) -> Result<RootCertStore, RequestError> {
     let mut store = RootCertStore::empty();
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let bundle = named.into_iter().chain(BUNDLES.iter().map(PathBuf::from)).find(|path| path.is_file());
+    let bundle = named
+        .into_iter()
+        .chain(BUNDLES.iter().map(PathBuf::from))
+        .find(|path| path.is_file());
     // A bundle always has some certificate nobody can read; that must not cost the others.
     match bundle.map(|path| certificates(&path)) {
         Some(Ok(certificates)) if !certificates.is_empty() => {
@@ -90,13 +114,21 @@ fn roots(extra: &[PathBuf]) -> Result<RootCertStore, RequestError> {
         _ => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
     }
     for path in extra {
-        let bad = |source| RequestError::Authority { path: path.clone(), source };
+        let bad = |source| RequestError::Authority {
+            path: path.clone(),
+            source,
+        };
         let certificates = certificates(path).map_err(bad)?;
         if certificates.is_empty() {
-            return Err(bad(io::Error::new(io::ErrorKind::InvalidData, "no certificate in the file")));
+            return Err(bad(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no certificate in the file",
+            )));
         }
         for certificate in certificates {
-            store.add(certificate).map_err(|e| bad(io::Error::new(io::ErrorKind::InvalidData, e)))?;
+            store
+                .add(certificate)
+                .map_err(|e| bad(io::Error::new(io::ErrorKind::InvalidData, e)))?;
         }
     }
     Ok(store)
@@ -128,7 +160,12 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -137,7 +174,12 @@ impl ServerCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -34,7 +34,13 @@ impl DirBlobs {
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(&self.dir)
             .expect("the directory exists")
-            .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+            .map(|entry| {
+                entry
+                    .expect("readable")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
             .collect();
         names.sort();
         names
@@ -43,10 +49,16 @@ impl DirBlobs {
 
 impl Blobs for DirBlobs {
     fn read(&self, digest: &Digest, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let Some(file) = self.open(digest)? else { return Ok(None) };
+        let Some(file) = self.open(digest)? else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(Some(bytes)) }
+        if bytes.len() as u64 > limit {
+            Err(io::ErrorKind::FileTooLarge.into())
+        } else {
+            Ok(Some(bytes))
+        }
     }
 
     fn open(&self, digest: &Digest) -> io::Result<Option<File>> {
@@ -61,7 +73,14 @@ impl Blobs for DirBlobs {
         let part = self.path(digest).with_extension("part");
         let file = OpenOptions::new().create(true).append(true).open(&part)?;
         let offset = file.metadata()?.len();
-        Ok(Box::new(Part { file, part, to: self.path(digest), digest: *digest, size, offset }))
+        Ok(Box::new(Part {
+            file,
+            part,
+            to: self.path(digest),
+            digest: *digest,
+            size,
+            offset,
+        }))
     }
 }
 
@@ -86,11 +105,18 @@ impl Ingest for Part {
     }
 
     fn commit(self: Box<Self>) -> Result<(), CommitError> {
-        let failed = |source| CommitError::Io { digest: self.digest, source };
+        let failed = |source| CommitError::Io {
+            digest: self.digest,
+            source,
+        };
         let bytes = fs::read(&self.part).map_err(failed)?;
-        if bytes.len() as u64 != self.size || Sha256::digest(&bytes).as_slice() != self.digest.as_bytes() {
+        if bytes.len() as u64 != self.size
+            || Sha256::digest(&bytes).as_slice() != self.digest.as_bytes()
+        {
             fs::remove_file(&self.part).map_err(failed)?;
-            return Err(CommitError::Digest { expected: self.digest });
+            return Err(CommitError::Digest {
+                expected: self.digest,
+            });
         }
         fs::rename(&self.part, &self.to).map_err(failed)
     }

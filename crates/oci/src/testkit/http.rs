@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 
 /// A request without its body.
 #[derive(Debug, Clone)]
@@ -44,7 +46,10 @@ where
             return Ok(());
         }
         let length = response.body.len();
-        let mut head = format!("HTTP/1.1 {} -\r\nContent-Length: {length}\r\n", response.status);
+        let mut head = format!(
+            "HTTP/1.1 {} -\r\nContent-Length: {length}\r\n",
+            response.status
+        );
         for (name, value) in &response.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -52,7 +57,9 @@ where
         let out = stream.get_mut();
         out.write_all(head.as_bytes()).await?;
         if request.method != "HEAD" {
-            let sent = response.then.map_or(response.body.len(), |(bytes, _)| bytes.min(response.body.len()));
+            let sent = response.then.map_or(response.body.len(), |(bytes, _)| {
+                bytes.min(response.body.len())
+            });
             out.write_all(&response.body[..sent]).await?;
         }
         out.flush().await?;
@@ -75,7 +82,10 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> io::Result<Opt
         return Ok(None);
     }
     let mut words = line.split_whitespace().map(str::to_owned);
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (method, path) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
@@ -86,8 +96,16 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> io::Result<Opt
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    let length: usize = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+    let length: usize = headers
+        .get("content-length")
+        .and_then(|l| l.parse().ok())
+        .unwrap_or(0);
     let mut body = vec![0; length.min(1 << 20)];
     stream.read_exact(&mut body).await?;
-    Ok(Some(Request { method, path, headers, body }))
+    Ok(Some(Request {
+        method,
+        path,
+        headers,
+        body,
+    }))
 }

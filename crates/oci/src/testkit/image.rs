@@ -22,11 +22,78 @@ impl Default for Image {
 
 /// Programs of busybox that [`Image::busybox`] links.
 const APPLETS: &[&str] = &[
-    "ash", "awk", "base64", "basename", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "dirname", "du", "echo", "env",
-    "expr", "false", "find", "free", "grep", "gzip", "head", "hostname", "httpd", "id", "ip", "kill", "ln", "ls", "md5sum",
-    "mkdir", "mknod", "mktemp", "mount", "mv", "nc", "nslookup", "ping", "printf", "ps", "pwd", "readlink", "realpath", "rm",
-    "rmdir", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "su", "sync", "tail", "tar", "tee", "test", "timeout",
-    "touch", "tr", "true", "umount", "uname", "uniq", "wc", "wget", "which", "whoami", "xargs", "yes",
+    "ash",
+    "awk",
+    "base64",
+    "basename",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "cut",
+    "date",
+    "dd",
+    "df",
+    "dirname",
+    "du",
+    "echo",
+    "env",
+    "expr",
+    "false",
+    "find",
+    "free",
+    "grep",
+    "gzip",
+    "head",
+    "hostname",
+    "httpd",
+    "id",
+    "ip",
+    "kill",
+    "ln",
+    "ls",
+    "md5sum",
+    "mkdir",
+    "mknod",
+    "mktemp",
+    "mount",
+    "mv",
+    "nc",
+    "nslookup",
+    "ping",
+    "printf",
+    "ps",
+    "pwd",
+    "readlink",
+    "realpath",
+    "rm",
+    "rmdir",
+    "sed",
+    "seq",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "su",
+    "sync",
+    "tail",
+    "tar",
+    "tee",
+    "test",
+    "timeout",
+    "touch",
+    "tr",
+    "true",
+    "umount",
+    "uname",
+    "uniq",
+    "wc",
+    "wget",
+    "which",
+    "whoami",
+    "xargs",
+    "yes",
 ];
 
 impl Image {
@@ -38,7 +105,10 @@ impl Image {
             "config": {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
             "rootfs": {"type": "layers", "diff_ids": []},
         });
-        Self { layers: Vec::new(), config }
+        Self {
+            layers: Vec::new(),
+            config,
+        }
     }
 
     /// An image with the machine's static busybox, a root user and `/tmp`; `None` where there is no `/usr/bin/busybox`.
@@ -48,7 +118,10 @@ impl Image {
             .dir("bin")
             .file_mode("bin/busybox", program, 0o755)
             .dir("etc")
-            .file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
+            .file(
+                "etc/passwd",
+                "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+            )
             .file("etc/group", "root:x:0:\nnogroup:x:65534:\n")
             .dir_mode("root", 0o700)
             .dir_mode("tmp", 0o1777)
@@ -57,7 +130,11 @@ impl Image {
         for applet in APPLETS {
             layer = layer.symlink(&format!("bin/{applet}"), "busybox");
         }
-        Some(Self::new().layer(layer, Compression::Gzip).with("Cmd", json!(["sh"])))
+        Some(
+            Self::new()
+                .layer(layer, Compression::Gzip)
+                .with("Cmd", json!(["sh"])),
+        )
     }
 
     /// Adds a layer.
@@ -95,7 +172,10 @@ impl Image {
 
     /// The digests of the compressed layers.
     pub fn layer_digests(&self) -> Vec<Digest> {
-        self.layers.iter().map(|(blob, ..)| Digest::of(blob)).collect()
+        self.layers
+            .iter()
+            .map(|(blob, ..)| Digest::of(blob))
+            .collect()
     }
 
     /// The manifest, and all blobs by digest.
@@ -121,7 +201,11 @@ impl Image {
             "config": {"mediaType": media_type::OCI_CONFIG, "digest": Digest::of(&config), "size": config.len()},
             "layers": layers,
         });
-        let mut blobs: BTreeMap<Digest, Vec<u8>> = self.layers.iter().map(|(blob, ..)| (Digest::of(blob), blob.clone())).collect();
+        let mut blobs: BTreeMap<Digest, Vec<u8>> = self
+            .layers
+            .iter()
+            .map(|(blob, ..)| (Digest::of(blob), blob.clone()))
+            .collect();
         blobs.insert(Digest::of(&config), config);
         (manifest.to_string().into_bytes(), blobs)
     }
@@ -140,5 +224,7 @@ pub(super) fn index(entries: &[(&Platform, &[u8])]) -> Vec<u8> {
             })
         })
         .collect();
-    json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests}).to_string().into_bytes()
+    json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests})
+        .to_string()
+        .into_bytes()
 }

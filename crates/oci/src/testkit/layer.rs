@@ -29,7 +29,17 @@ pub struct Raw<'a> {
 
 impl Default for Raw<'_> {
     fn default() -> Self {
-        Self { kind: b'0', name: b"", link: b"", mode: 0o644, uid: 0, gid: 0, mtime: 1_000_000_000, size: 0, device: (0, 0) }
+        Self {
+            kind: b'0',
+            name: b"",
+            link: b"",
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 1_000_000_000,
+            size: 0,
+            device: (0, 0),
+        }
     }
 }
 
@@ -56,7 +66,15 @@ impl LayerBuilder {
     pub fn file_mode(self, name: &str, contents: impl AsRef<[u8]>, mode: u32) -> Self {
         let contents = contents.as_ref();
         let size = contents.len() as u64;
-        self.raw(&Raw { name: name.as_bytes(), mode, size, ..Raw::default() }, contents)
+        self.raw(
+            &Raw {
+                name: name.as_bytes(),
+                mode,
+                size,
+                ..Raw::default()
+            },
+            contents,
+        )
     }
 
     /// A directory, mode 0755.
@@ -68,25 +86,52 @@ impl LayerBuilder {
     /// A directory.
     #[must_use]
     pub fn dir_mode(self, name: &str, mode: u32) -> Self {
-        self.raw(&Raw { kind: b'5', name: name.as_bytes(), mode, ..Raw::default() }, b"")
+        self.raw(
+            &Raw {
+                kind: b'5',
+                name: name.as_bytes(),
+                mode,
+                ..Raw::default()
+            },
+            b"",
+        )
     }
 
     /// A symbolic link.
     #[must_use]
     pub fn symlink(self, name: &str, target: &str) -> Self {
-        self.raw(&Raw { kind: b'2', name: name.as_bytes(), link: target.as_bytes(), mode: 0o777, ..Raw::default() }, b"")
+        self.raw(
+            &Raw {
+                kind: b'2',
+                name: name.as_bytes(),
+                link: target.as_bytes(),
+                mode: 0o777,
+                ..Raw::default()
+            },
+            b"",
+        )
     }
 
     /// A hard link.
     #[must_use]
     pub fn hard_link(self, name: &str, target: &str) -> Self {
-        self.raw(&Raw { kind: b'1', name: name.as_bytes(), link: target.as_bytes(), ..Raw::default() }, b"")
+        self.raw(
+            &Raw {
+                kind: b'1',
+                name: name.as_bytes(),
+                link: target.as_bytes(),
+                ..Raw::default()
+            },
+            b"",
+        )
     }
 
     /// A deletion of `name` in the layers beneath.
     #[must_use]
     pub fn whiteout(self, name: &str) -> Self {
-        let (parent, base) = name.rsplit_once('/').map_or(("", name), |(parent, base)| (parent, base));
+        let (parent, base) = name
+            .rsplit_once('/')
+            .map_or(("", name), |(parent, base)| (parent, base));
         let separator = if parent.is_empty() { "" } else { "/" };
         self.file(&format!("{parent}{separator}.wh.{base}"), "")
     }
@@ -111,7 +156,15 @@ impl LayerBuilder {
             body.extend_from_slice(value);
             body.push(b'\n');
         }
-        self.raw(&Raw { kind, name: b"PaxHeaders/0", size: body.len() as u64, ..Raw::default() }, &body)
+        self.raw(
+            &Raw {
+                kind,
+                name: b"PaxHeaders/0",
+                size: body.len() as u64,
+                ..Raw::default()
+            },
+            &body,
+        )
     }
 
     /// Any header and contents, padded.
@@ -120,7 +173,15 @@ impl LayerBuilder {
         for (kind, text) in [(b'L', raw.name), (b'K', raw.link)] {
             if text.len() > 100 {
                 let size = text.len() as u64;
-                self = self.raw(&Raw { kind, name: b"././@LongLink", size, ..Raw::default() }, text);
+                self = self.raw(
+                    &Raw {
+                        kind,
+                        name: b"././@LongLink",
+                        size,
+                        ..Raw::default()
+                    },
+                    text,
+                );
             }
         }
         let block = block(raw);
@@ -167,7 +228,8 @@ fn block(raw: &Raw<'_>) -> [u8; 512] {
         } else {
             let mut field = vec![0; len];
             field[0] = 0x80;
-            field[len - 8 + usize::from(len == 8)..].copy_from_slice(&value.to_be_bytes()[usize::from(len == 8)..]);
+            field[len - 8 + usize::from(len == 8)..]
+                .copy_from_slice(&value.to_be_bytes()[usize::from(len == 8)..]);
             field
         }
     };
@@ -190,7 +252,11 @@ fn block(raw: &Raw<'_>) -> [u8; 512] {
     put(337, 8, &number(raw.device.1.into(), 8));
     put(148, 8, b"        ");
     let sum: u64 = block.iter().map(|b| u64::from(*b)).sum();
-    for (to, from) in block.iter_mut().skip(148).zip(format!("{sum:06o}\0 ").bytes()) {
+    for (to, from) in block
+        .iter_mut()
+        .skip(148)
+        .zip(format!("{sum:06o}\0 ").bytes())
+    {
         *to = from;
     }
     block
@@ -201,10 +267,15 @@ pub fn compress(tar: &[u8], compression: Compression) -> Vec<u8> {
     match compression {
         Compression::None => tar.to_vec(),
         Compression::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(tar).expect("writing to memory cannot fail");
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder
+                .write_all(tar)
+                .expect("writing to memory cannot fail");
             encoder.finish().expect("writing to memory cannot fail")
         }
-        Compression::Zstd => zstd::bulk::compress(tar, 1).expect("compressing in memory cannot fail"),
+        Compression::Zstd => {
+            zstd::bulk::compress(tar, 1).expect("compressing in memory cannot fail")
+        }
     }
 }

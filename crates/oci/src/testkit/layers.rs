@@ -23,12 +23,16 @@ pub struct DirLayers {
 impl DirLayers {
     /// Directories in this existing directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: Arc::new(dir.into()) }
+        Self {
+            dir: Arc::new(dir.into()),
+        }
     }
 
     /// The chains that are there.
     pub fn count(&self) -> usize {
-        fs::read_dir(&*self.dir).expect("the directory exists").count()
+        fs::read_dir(&*self.dir)
+            .expect("the directory exists")
+            .count()
     }
 }
 
@@ -59,7 +63,10 @@ impl Layers for DirLayers {
         }
         .map_err(failed)?;
         let root = fs::File::open(&draft).map_err(failed)?;
-        if let Err(error) = fill(Target { root: root.as_fd(), beneath }) {
+        if let Err(error) = fill(Target {
+            root: root.as_fd(),
+            beneath,
+        }) {
             fs::remove_dir_all(&draft).map_err(failed)?;
             return Err(AddError::Unpack(error));
         }
@@ -70,5 +77,9 @@ impl Layers for DirLayers {
 
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
-    if status.success() { Ok(()) } else { Err(std::io::Error::other("cp failed")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("cp failed"))
+    }
 }

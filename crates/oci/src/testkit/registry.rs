@@ -101,7 +101,9 @@ pub struct Registry {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Registry")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,22 +115,37 @@ impl Registry {
 
     /// A registry with authentication, and with TLS under a certificate of its own authority.
     pub fn start_with(auth: Auth, tls: bool) -> Self {
-        let (acceptor, certificate) = if tls { self::tls() } else { return Self::launch(auth, None, None) };
+        let (acceptor, certificate) = if tls {
+            self::tls()
+        } else {
+            return Self::launch(auth, None, None);
+        };
         Self::launch(auth, Some(acceptor), Some(certificate))
     }
 
     fn launch(auth: Auth, acceptor: Option<TlsAcceptor>, certificate: Option<String>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
-        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        listener
+            .set_nonblocking(true)
+            .expect("a socket can be made non-blocking");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
         let scheme = if acceptor.is_some() { "https" } else { "http" };
-        let state = Arc::new(State { contents: Mutex::default(), auth, origin: format!("{scheme}://{address}") });
+        let state = Arc::new(State {
+            contents: Mutex::default(),
+            auth,
+            origin: format!("{scheme}://{address}"),
+        });
         let (stop, stopped) = oneshot::channel::<()>();
         let shared = Arc::clone(&state);
         let thread = std::thread::Builder::new()
             .name("test-registry".to_owned())
             .spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
                 runtime.block_on(async move {
                     let listener = TcpListener::from_std(listener).expect("inside a runtime");
                     tokio::select! {
@@ -138,7 +155,13 @@ impl Registry {
                 });
             })
             .expect("a thread");
-        Self { address, state, certificate, stop: Some(stop), thread: Some(thread) }
+        Self {
+            address,
+            state,
+            certificate,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     /// `127.0.0.1:port`.
@@ -159,15 +182,25 @@ impl Registry {
 
     /// Adds images for several platforms under a tag; returns the digest of their index.
     pub fn add_index(&self, repository: &str, tag: &str, images: &[(&Platform, &Image)]) -> Digest {
-        let manifests: Vec<Vec<u8>> = images.iter().map(|(_, image)| self.add_blobs(repository, image)).collect();
-        let entries: Vec<(&Platform, &[u8])> =
-            images.iter().zip(&manifests).map(|((platform, _), manifest)| (*platform, manifest.as_slice())).collect();
+        let manifests: Vec<Vec<u8>> = images
+            .iter()
+            .map(|(_, image)| self.add_blobs(repository, image))
+            .collect();
+        let entries: Vec<(&Platform, &[u8])> = images
+            .iter()
+            .zip(&manifests)
+            .map(|((platform, _), manifest)| (*platform, manifest.as_slice()))
+            .collect();
         self.put(repository, tag, &index(&entries))
     }
 
     fn add_blobs(&self, repository: &str, image: &Image) -> Vec<u8> {
         let (manifest, blobs) = image.build();
-        self.contents().blobs.extend(blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into())));
+        self.contents().blobs.extend(
+            blobs
+                .into_iter()
+                .map(|(digest, bytes)| (digest, bytes.into())),
+        );
         self.put(repository, &Digest::of(&manifest).to_string(), &manifest);
         manifest
     }
@@ -177,8 +210,12 @@ impl Registry {
         let digest = Digest::of(manifest);
         let bytes: Arc<[u8]> = manifest.into();
         let mut contents = self.contents();
-        contents.manifests.insert((repository.to_owned(), tag.to_owned()), Arc::clone(&bytes));
-        contents.manifests.insert((repository.to_owned(), digest.to_string()), bytes);
+        contents
+            .manifests
+            .insert((repository.to_owned(), tag.to_owned()), Arc::clone(&bytes));
+        contents
+            .manifests
+            .insert((repository.to_owned(), digest.to_string()), bytes);
         digest
     }
 
@@ -194,10 +231,16 @@ impl Registry {
         let read = |digest: &str| fs::read(dir.join("blobs").join(digest.replace(':', "/")));
         let index: Value = serde_json::from_slice(&fs::read(dir.join("index.json"))?)?;
         for entry in index["manifests"].as_array().into_iter().flatten() {
-            let Some(name) = entry["annotations"]["org.opencontainers.image.ref.name"].as_str() else { continue };
+            let Some(name) = entry["annotations"]["org.opencontainers.image.ref.name"].as_str()
+            else {
+                continue;
+            };
             let name = name.strip_prefix("docker.io/").unwrap_or(name);
             let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
-            let mut documents = vec![(tag.to_owned(), entry["digest"].as_str().unwrap_or_default().to_owned())];
+            let mut documents = vec![(
+                tag.to_owned(),
+                entry["digest"].as_str().unwrap_or_default().to_owned(),
+            )];
             while let Some((tag, digest)) = documents.pop() {
                 let bytes = read(&digest)?;
                 let document: Value = serde_json::from_slice(&bytes)?;
@@ -205,7 +248,12 @@ impl Registry {
                     let digest = child["digest"].as_str().unwrap_or_default();
                     documents.push((digest.to_owned(), digest.to_owned()));
                 }
-                for blob in document["layers"].as_array().into_iter().flatten().chain([&document["config"]]) {
+                for blob in document["layers"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .chain([&document["config"]])
+                {
                     if let Some(digest) = blob["digest"].as_str() {
                         self.put_blob(&read(digest)?);
                     }
@@ -218,7 +266,9 @@ impl Registry {
 
     /// Makes the next `times` answers to paths containing `pattern` go wrong.
     pub fn fault(&self, pattern: impl fmt::Display, fault: Fault, times: usize) {
-        self.contents().faults.push((pattern.to_string(), fault, times));
+        self.contents()
+            .faults
+            .push((pattern.to_string(), fault, times));
     }
 
     /// Ends all faults.
@@ -233,7 +283,10 @@ impl Registry {
 
     /// `METHOD path` of the requests so far, then forgets them.
     pub fn take_seen(&self) -> Vec<String> {
-        std::mem::take(&mut self.contents().seen).into_iter().map(|s| format!("{} {}", s.method, s.path)).collect()
+        std::mem::take(&mut self.contents().seen)
+            .into_iter()
+            .map(|s| format!("{} {}", s.method, s.path))
+            .collect()
     }
 
     /// Makes all tokens given out so far worthless.
@@ -242,7 +295,10 @@ impl Registry {
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
-        self.state.contents.lock().expect("no test panics while holding it")
+        self.state
+            .contents
+            .lock()
+            .expect("no test panics while holding it")
     }
 }
 
@@ -259,7 +315,9 @@ impl Drop for Registry {
 
 async fn accept(listener: TcpListener, state: Arc<State>, acceptor: Option<TlsAcceptor>) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         let (state, acceptor) = (Arc::clone(&state), acceptor.clone());
         tokio::spawn(async move {
             // A client that breaks off is what some tests are about.
@@ -276,7 +334,8 @@ async fn accept(listener: TcpListener, state: Arc<State>, acceptor: Option<TlsAc
 
 /// An acceptor for localhost and the authority to trust for it.
 fn tls() -> (TlsAcceptor, String) {
-    let key = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("a certificate");
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
+        .expect("a certificate");
     let certificate = key.cert.pem();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -285,7 +344,8 @@ fn tls() -> (TlsAcceptor, String) {
         .with_no_client_auth()
         .with_single_cert(
             vec![key.cert.der().clone()],
-            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a fresh key"),
+            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der())
+                .expect("a fresh key"),
         )
         .expect("a fresh certificate");
     (TlsAcceptor::from(Arc::new(config)), certificate)
@@ -294,18 +354,27 @@ fn tls() -> (TlsAcceptor, String) {
 impl State {
     fn answer(&self, request: &Request) -> Response {
         let fault = {
-            let mut contents = self.contents.lock().expect("no test panics while holding it");
+            let mut contents = self
+                .contents
+                .lock()
+                .expect("no test panics while holding it");
             contents.seen.push(Seen {
                 method: request.method.clone(),
                 path: request.path.clone(),
                 authorization: request.headers.get("authorization").cloned(),
                 range: request.headers.get("range").cloned(),
             });
-            let active = |(pattern, _, times): &&mut (String, Fault, usize)| *times > 0 && request.path.contains(pattern.as_str());
-            contents.faults.iter_mut().find(active).map(|(_, fault, times)| {
-                *times = times.saturating_sub(1);
-                fault.clone()
-            })
+            let active = |(pattern, _, times): &&mut (String, Fault, usize)| {
+                *times > 0 && request.path.contains(pattern.as_str())
+            };
+            contents
+                .faults
+                .iter_mut()
+                .find(active)
+                .map(|(_, fault, times)| {
+                    *times = times.saturating_sub(1);
+                    fault.clone()
+                })
         };
         let ranged = !matches!(fault, Some(Fault::NoRange));
         let response = self.respond(request, ranged);
@@ -320,22 +389,37 @@ impl State {
         if path == "/token" {
             return self.token(request, query);
         }
-        let Some(rest) = path.strip_prefix("/v2/") else { return error(404, "NOT_FOUND", "not a registry path") };
+        let Some(rest) = path.strip_prefix("/v2/") else {
+            return error(404, "NOT_FOUND", "not a registry path");
+        };
         let found = ["manifests", "blobs"].into_iter().find_map(|kind| {
-            rest.split_once(&format!("/{kind}/")).map(|(repository, what)| (kind, repository, what))
+            rest.split_once(&format!("/{kind}/"))
+                .map(|(repository, what)| (kind, repository, what))
         });
-        let Some((kind, repository, what)) = found else { return error(404, "NOT_FOUND", "not a registry path") };
+        let Some((kind, repository, what)) = found else {
+            return error(404, "NOT_FOUND", "not a registry path");
+        };
         if let Some(refusal) = self.refuse(request, repository) {
             return refusal;
         }
-        let contents = self.contents.lock().expect("no test panics while holding it");
+        let contents = self
+            .contents
+            .lock()
+            .expect("no test panics while holding it");
         if kind == "manifests" {
-            match contents.manifests.get(&(repository.to_owned(), what.to_owned())) {
+            match contents
+                .manifests
+                .get(&(repository.to_owned(), what.to_owned()))
+            {
                 Some(bytes) => document(bytes),
                 None => error(404, "MANIFEST_UNKNOWN", "manifest unknown"),
             }
         } else {
-            match what.parse().ok().and_then(|digest: Digest| contents.blobs.get(&digest)) {
+            match what
+                .parse()
+                .ok()
+                .and_then(|digest: Digest| contents.blobs.get(&digest))
+            {
                 Some(bytes) => blob(bytes, request.headers.get("range").filter(|_| ranged)),
                 None => error(404, "BLOB_UNKNOWN", "blob unknown to registry"),
             }
@@ -353,43 +437,80 @@ impl State {
                 "Basic realm=\"test\"".to_owned()
             }
             Auth::Token(..) => {
-                let token = authorization.and_then(|a| a.strip_prefix("Bearer ")).unwrap_or_default();
+                let token = authorization
+                    .and_then(|a| a.strip_prefix("Bearer "))
+                    .unwrap_or_default();
                 let scope = format!("repository:{repository}:pull");
-                if self.contents.lock().expect("no test panics while holding it").tokens.get(token) == Some(&scope) {
+                if self
+                    .contents
+                    .lock()
+                    .expect("no test panics while holding it")
+                    .tokens
+                    .get(token)
+                    == Some(&scope)
+                {
                     return None;
                 }
-                format!("Bearer realm=\"{}/token\",service=\"test\",scope=\"{scope}\"", self.origin)
+                format!(
+                    "Bearer realm=\"{}/token\",service=\"test\",scope=\"{scope}\"",
+                    self.origin
+                )
             }
             Auth::TokenFrom(realm) => format!("Bearer realm=\"{realm}\",service=\"test\""),
         };
         let mut response = error(401, "UNAUTHORIZED", "authentication required");
-        response.headers.push(("WWW-Authenticate".to_owned(), challenge));
+        response
+            .headers
+            .push(("WWW-Authenticate".to_owned(), challenge));
         Some(response)
     }
 
     fn token(&self, request: &Request, query: &str) -> Response {
-        let Auth::Token(user, password) = self.auth else { return error(404, "NOT_FOUND", "no tokens here") };
+        let Auth::Token(user, password) = self.auth else {
+            return error(404, "NOT_FOUND", "no tokens here");
+        };
         let form = String::from_utf8_lossy(&request.body).into_owned();
-        let fields: BTreeMap<String, String> = reqwest::Url::parse(&format!("http://x/?{query}&{form}"))
-            .map(|url| url.query_pairs().into_owned().collect())
-            .unwrap_or_default();
+        let fields: BTreeMap<String, String> =
+            reqwest::Url::parse(&format!("http://x/?{query}&{form}"))
+                .map(|url| url.query_pairs().into_owned().collect())
+                .unwrap_or_default();
         let scope = fields.get("scope").cloned().unwrap_or_default();
-        let known = request.headers.get("authorization").map(|a| *a == basic(user, password));
+        let known = request
+            .headers
+            .get("authorization")
+            .map(|a| *a == basic(user, password));
         let refreshed = fields.get("refresh_token").map(|token| token == password);
         match (known, refreshed) {
-            (Some(false), _) | (_, Some(false)) => return error(401, "UNAUTHORIZED", "incorrect username or password"),
-            (None, None) if !scope.starts_with("repository:library/") => return error(401, "UNAUTHORIZED", "who are you"),
+            (Some(false), _) | (_, Some(false)) => {
+                return error(401, "UNAUTHORIZED", "incorrect username or password");
+            }
+            (None, None) if !scope.starts_with("repository:library/") => {
+                return error(401, "UNAUTHORIZED", "who are you");
+            }
             _ => {}
         }
-        let mut contents = self.contents.lock().expect("no test panics while holding it");
+        let mut contents = self
+            .contents
+            .lock()
+            .expect("no test panics while holding it");
         let token = format!("token-{}", contents.tokens.len() + contents.seen.len());
         contents.tokens.insert(token.clone(), scope);
-        Response { status: 200, body: json!({"token": token, "expires_in": 300}).to_string().into_bytes().into(), ..Response::default() }
+        Response {
+            status: 200,
+            body: json!({"token": token, "expires_in": 300})
+                .to_string()
+                .into_bytes()
+                .into(),
+            ..Response::default()
+        }
     }
 }
 
 fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
+    format!(
+        "Basic {}",
+        BASE64_STANDARD.encode(format!("{user}:{password}"))
+    )
 }
 
 fn document(bytes: &Arc<[u8]>) -> Response {
@@ -400,7 +521,10 @@ fn document(bytes: &Arc<[u8]>) -> Response {
     Response {
         status: 200,
         headers: vec![
-            ("Docker-Content-Digest".to_owned(), Digest::of(bytes).to_string()),
+            (
+                "Docker-Content-Digest".to_owned(),
+                Digest::of(bytes).to_string(),
+            ),
             ("Content-Type".to_owned(), media_type),
         ],
         body: Arc::clone(bytes),
@@ -409,12 +533,22 @@ fn document(bytes: &Arc<[u8]>) -> Response {
 }
 
 fn blob(bytes: &Arc<[u8]>, range: Option<&String>) -> Response {
-    let from = range.and_then(|r| r.strip_prefix("bytes=")).and_then(|r| r.strip_suffix('-')).and_then(|r| r.parse::<usize>().ok());
+    let from = range
+        .and_then(|r| r.strip_prefix("bytes="))
+        .and_then(|r| r.strip_suffix('-'))
+        .and_then(|r| r.parse::<usize>().ok());
     match from {
-        None => Response { status: 200, body: Arc::clone(bytes), ..Response::default() },
+        None => Response {
+            status: 200,
+            body: Arc::clone(bytes),
+            ..Response::default()
+        },
         Some(from) if from < bytes.len() => Response {
             status: 206,
-            headers: vec![("Content-Range".to_owned(), format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()))],
+            headers: vec![(
+                "Content-Range".to_owned(),
+                format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()),
+            )],
             body: bytes[from..].into(),
             ..Response::default()
         },
@@ -424,14 +558,22 @@ fn blob(bytes: &Arc<[u8]>, range: Option<&String>) -> Response {
 
 fn error(status: u16, code: &str, message: &str) -> Response {
     let body = json!({"errors": [{"code": code, "message": message}]}).to_string();
-    Response { status, body: body.into_bytes().into(), ..Response::default() }
+    Response {
+        status,
+        body: body.into_bytes().into(),
+        ..Response::default()
+    }
 }
 
 fn spoil(mut response: Response, fault: Fault) -> Response {
     match fault {
         Fault::Status(status, headers) => {
             response = error(status, "TEST", "made to fail");
-            response.headers.extend(headers.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            response.headers.extend(
+                headers
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value)),
+            );
         }
         Fault::CutOff(bytes) => response.then = Some((bytes, Then::Close)),
         Fault::Stall(bytes) => response.then = Some((bytes, Then::Stall)),
@@ -442,7 +584,9 @@ fn spoil(mut response: Response, fault: Fault) -> Response {
             }
             response.body = bytes.into();
         }
-        Fault::Shorter(by) => response.body = response.body[..response.body.len().saturating_sub(by)].into(),
+        Fault::Shorter(by) => {
+            response.body = response.body[..response.body.len().saturating_sub(by)].into()
+        }
         Fault::Longer(by) => {
             let mut bytes = response.body.to_vec();
             bytes.resize(bytes.len() + by, b'x');
@@ -451,13 +595,21 @@ fn spoil(mut response: Response, fault: Fault) -> Response {
         Fault::NoRange => {}
         Fault::WrongRange => response.headers.retain(|(name, _)| name != "Content-Range"),
         Fault::WrongDigestHeader(digest) => {
-            response.headers.retain(|(name, _)| name != "Docker-Content-Digest");
-            response.headers.push(("Docker-Content-Digest".to_owned(), digest));
+            response
+                .headers
+                .retain(|(name, _)| name != "Docker-Content-Digest");
+            response
+                .headers
+                .push(("Docker-Content-Digest".to_owned(), digest));
         }
-        Fault::NoDigestHeader => response.headers.retain(|(name, _)| name != "Docker-Content-Digest"),
+        Fault::NoDigestHeader => response
+            .headers
+            .retain(|(name, _)| name != "Docker-Content-Digest"),
         Fault::ContentType(media_type) => {
             response.headers.retain(|(name, _)| name != "Content-Type");
-            response.headers.push(("Content-Type".to_owned(), media_type.to_owned()));
+            response
+                .headers
+                .push(("Content-Type".to_owned(), media_type.to_owned()));
         }
         Fault::Body(body) => response.body = body.into(),
     }

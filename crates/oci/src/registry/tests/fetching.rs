@@ -1,0 +1,177 @@
+//! Blobs through thick and thin.
+
+use super::*;
+
+#[tokio::test]
+async fn wrong_content_is_never_accepted() {
+    let registry = Registry::start();
+    let image = image();
+    let digest = registry.add("app", "1", &image);
+    let address = format!("{}/app:1", registry.address());
+    let layer = big(&image);
+    let size = image.build().1[&layer].len();
+    let cases: Vec<(String, Fault, String)> = vec![
+        (format!("manifests/{digest}"), Fault::WrongByte, format!("registry `HOST`: `HOST` sent content that does not match {digest}")),
+        ("manifests/1".into(), Fault::WrongDigestHeader("sha256:abc".into()), "registry `HOST`: `HOST` names an unusable digest: invalid checksum digest length or character in `sha256:abc`".into()),
+        ("manifests/1".into(), Fault::WrongDigestHeader(Digest::of(b"x").to_string()), "registry `HOST`: `HOST` has no such image (manifest unknown)".into()),
+        (layer.to_string(), Fault::WrongByte, format!("registry `HOST`: `HOST` sent content that does not match {layer}")),
+        (layer.to_string(), Fault::Longer(1), format!("registry `HOST`: `HOST` sends more than {size} bytes")),
+        (layer.to_string(), Fault::Body(b"short".to_vec()), format!(" of {size} bytes")),
+        (layer.to_string(), Fault::Status(404, vec![]), "registry `HOST`: `HOST` has no such image (made to fail)".into()),
+        (layer.to_string(), Fault::Status(418, vec![]), "registry `HOST`: `HOST` answered 418 I'm a teapot (made to fail)".into()),
+        (layer.to_string(), Fault::Status(500, vec![]), "registry `HOST`: `HOST` answered 500 Internal Server Error (made to fail)".into()),
+    ];
+    for (pattern, fault, expected) in cases {
+        let world = World::new(|_| {});
+        registry.fault(&pattern, fault.clone(), 1000);
+        let text = world.failure(&registry, &address).await;
+        assert!(
+            text.starts_with("failed to ") && text.ends_with(&expected),
+            "{fault:?} on {pattern}: {text}"
+        );
+        registry.clear_faults();
+        world
+            .pull(&address)
+            .await
+            .unwrap_or_else(|e| panic!("after {fault:?} on {pattern}: {e}"));
+    }
+}
+
+#[tokio::test]
+async fn a_broken_download_continues_where_it_stopped() {
+    let registry = Registry::start();
+    let image = image();
+    registry.add("app", "1", &image);
+    let address = format!("{}/app:1", registry.address());
+    let layer = big(&image);
+    let ranges = |registry: &Registry| -> Vec<Option<String>> {
+        registry
+            .seen()
+            .into_iter()
+            .filter(|s| s.path.contains(&layer.to_string()))
+            .map(|s| s.range)
+            .collect()
+    };
+    // Cut off twice, silent once, and each time asked for the rest.
+    registry.fault(layer, Fault::CutOff(500_000), 1);
+    registry.fault(layer, Fault::Stall(100_000), 1);
+    let world = World::new(|_| {});
+    world.pull(&address).await.unwrap();
+    let asked = ranges(&registry);
+    assert_eq!(asked.len(), 3);
+    assert_eq!(asked[0], None);
+    assert!(
+        asked[1..]
+            .iter()
+            .all(|range| range.as_deref().is_some_and(|r| r != "bytes=0-")),
+        "{asked:?}"
+    );
+    // A registry that knows no ranges sends everything again.
+    registry.take_seen();
+    registry.fault(layer, Fault::CutOff(500_000), 1);
+    registry.fault(layer, Fault::NoRange, 1);
+    let world = World::new(|_| {});
+    world.pull(&address).await.unwrap();
+    assert_eq!(ranges(&registry).len(), 2);
+    // Another part than asked for is not glued on.
+    registry.fault(layer, Fault::CutOff(500_000), 1);
+    registry.fault(layer, Fault::WrongRange, 1);
+    let world = World::new(|_| {});
+    let text = world.failure(&registry, &address).await;
+    assert!(
+        text.ends_with("`HOST` answered with another range than asked for"),
+        "{text}"
+    );
+    // What is there of an earlier run is used.
+    assert!(world.parts() >= 1);
+    registry.take_seen();
+    world.pull(&address).await.unwrap();
+    assert!(ranges(&registry)[0].is_some());
+    // And thrown away if it was wrong.
+    let world = World::new(|_| {});
+    std::fs::write(
+        DirBlobs::new(world.dir.path())
+            .path(&layer)
+            .with_extension("part"),
+        "not the beginning",
+    )
+    .unwrap();
+    world.pull(&address).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancelled_download_leaves_nothing_running() {
+    let registry = Registry::start();
+    let image = image();
+    registry.add("app", "1", &image);
+    registry.fault(big(&image), Fault::Stall(500_000), 1);
+    let world = World::new(|config| config.patience.silence = Duration::from_secs(60));
+    let address = format!("{}/app:1", registry.address());
+    let resolved = world.resolve(&address).await.unwrap();
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let watch = move |progress| {
+        if let Progress::Fetched {
+            bytes: 400_000..,
+            size: 1_000_000..,
+            ..
+        } = progress
+        {
+            let _ = told.send(());
+        }
+    };
+    tokio::select! {
+        result = world.access.fetch(&resolved.reference, &resolved.manifest.layers, &world.blobs, &watch, |_| {}) => panic!("{result:?}"),
+        _ = hears.recv() => {}
+    }
+    world.pull(&address).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_users_of_a_layer_fetch_it_once() {
+    let registry = Registry::start();
+    let image = image();
+    registry.add("app", "1", &image);
+    let world = World::new(|_| {});
+    let address = format!("{}/app:1", registry.address());
+    let (a, b) = tokio::join!(world.pull(&address), world.pull(&address));
+    a.and(b).unwrap();
+    let layer = big(&image).to_string();
+    assert_eq!(
+        registry
+            .seen()
+            .iter()
+            .filter(|s| s.path.contains(&layer))
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn busy_registries_are_asked_again_and_not_for_ever() {
+    let registry = Registry::start();
+    registry.add("app", "1", &image());
+    let address = format!("{}/app:1", registry.address());
+    for status in [429, 500, 503] {
+        let world = World::new(|_| {});
+        registry.fault(
+            "manifests/1",
+            Fault::Status(status, vec![("Retry-After", "3600".to_owned())]),
+            2,
+        );
+        world.pull(&address).await.unwrap();
+        registry.take_seen();
+        registry.fault("manifests/1", Fault::Status(status, vec![]), 1000);
+        let text = World::new(|_| {}).failure(&registry, &address).await;
+        assert!(
+            text.contains(&format!("`HOST` answered {status}")),
+            "{text}"
+        );
+        assert_eq!(registry.take_seen().len(), 3, "as often as there are tries");
+        registry.clear_faults();
+    }
+    registry.fault("manifests/1", Fault::Stall(0), 1000);
+    let text = World::new(|config| config.patience.tries = 1)
+        .failure(&registry, &address)
+        .await;
+    assert!(text.contains("`HOST` was silent for"), "{text}");
+}
