@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -34,12 +34,23 @@ pub(crate) struct Options {
     build: Build,
 }
 
+/// What to build before the engine is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Build {
+pub(crate) enum Build {
     Dev,
     Release,
+    /// The whole workspace with its tests: one choice of features for all that a test run needs.
+    Tests,
     /// Take what was built before.
     None,
+}
+
+/// An engine's surroundings, as a client needs to see them.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pub(crate) variables: Vec<(&'static str, OsString)>,
+    /// The program under the name that clients know.
+    pub(crate) dagger: PathBuf,
 }
 
 impl Options {
@@ -79,8 +90,19 @@ pub(crate) fn up(options: &Options) -> Result<()> {
     // Images first: they are of use to others even while the engine does not compile.
     let registry = serve(&options.images, options.port)?;
     let binary = build(options.build, &dir)?;
+    let shell = shell(&dir, &registry, &binary)?;
+    for (name, value) in shell.variables {
+        let value = value
+            .into_string()
+            .map_err(|v| anyhow::anyhow!("{name} would not be UTF-8: {v:?}"))?;
+        println!("export {name}={}", quoted(&value));
+    }
+    Ok(())
+}
 
-    let place = Place::choose(&dir);
+/// Lays out in `dir` what makes a client run `binary` with images from `registry`.
+pub(crate) fn shell(dir: &Path, registry: &Registry, binary: &Path) -> Result<Shell> {
+    let place = Place::choose(dir);
     for path in [Some(place.state.as_path()), place.socket.parent()]
         .into_iter()
         .flatten()
@@ -92,25 +114,21 @@ pub(crate) fn up(options: &Options) -> Result<()> {
     let registries = json!({ "registries": { "docker.io": { "mirrors": [address] }, address: { "http": true } } });
     files::write(&config, &serde_json::to_vec_pretty(&registries)?)?;
     let bin = dir.join("bin");
-    link_programs(&bin, &binary)?;
-
-    let lines = [
-        ("PATH", path_with(&bin)?),
-        (
-            "_EXPERIMENTAL_DAGGER_CLI_BIN",
-            bin.join("dagger").into_os_string(),
-        ),
-        ("BODKIN_CONFIG", config.into_os_string()),
-        ("BODKIN_STATE_DIR", place.state.into_os_string()),
-        ("BODKIN_SOCKET", place.socket.into_os_string()),
-    ];
-    for (name, value) in lines {
-        let value = value
-            .into_string()
-            .map_err(|v| anyhow::anyhow!("{name} would not be UTF-8: {v:?}"))?;
-        println!("export {name}={}", quoted(&value));
-    }
-    Ok(())
+    link_programs(&bin, binary)?;
+    let dagger = bin.join("dagger");
+    Ok(Shell {
+        variables: vec![
+            ("PATH", path_with(&bin)?),
+            (
+                "_EXPERIMENTAL_DAGGER_CLI_BIN",
+                dagger.clone().into_os_string(),
+            ),
+            ("BODKIN_CONFIG", config.into_os_string()),
+            ("BODKIN_STATE_DIR", place.state.into_os_string()),
+            ("BODKIN_SOCKET", place.socket.into_os_string()),
+        ],
+        dagger,
+    })
 }
 
 /// Makes the images that are missing and serves them.
@@ -148,42 +166,57 @@ pub(crate) fn down(args: &[String]) -> Result<()> {
 }
 
 /// Asks the engine at our socket to stop and waits until its process is gone; false if there is none.
-fn stop_engine(dir: &Path) -> Result<bool> {
+pub(crate) fn stop_engine(dir: &Path) -> Result<bool> {
     let socket = Place::choose(dir).socket;
-    let Ok(mut stream) = UnixStream::connect(&socket) else {
+    let Some((mut stream, engine)) = engine(dir)? else {
         return Ok(false);
     };
     let context = || format!("cannot stop the engine at `{}`", socket.display());
-    let pid = rustix::net::sockopt::socket_peercred(&stream)
-        .with_context(context)?
-        .pid;
-    let engine = process::Handle::open(pid, "engine")?;
     writeln!(stream, "{}", json!({ "kind": "admin", "request": "stop" })).with_context(context)?;
-    if !engine.wait()? {
+    if !engine.wait(process::PATIENCE)? {
         engine.end()?;
     }
     fs::remove_file(&socket).ok();
     Ok(true)
 }
 
+/// A connection to the engine at the socket of `dir` and its process; nothing if none answers.
+pub(crate) fn engine(dir: &Path) -> Result<Option<(UnixStream, process::Handle)>> {
+    let socket = Place::choose(dir).socket;
+    let Ok(stream) = UnixStream::connect(&socket) else {
+        return Ok(None);
+    };
+    let pid = rustix::net::sockopt::socket_peercred(&stream)
+        .with_context(|| format!("cannot tell who listens at `{}`", socket.display()))?
+        .pid;
+    Ok(Some((stream, process::Handle::open(pid, "engine")?)))
+}
+
+/// Stops the engine of `dir` and forgets all that it stored.
+pub(crate) fn wipe(dir: &Path) -> Result<()> {
+    stop_engine(dir)?;
+    let state = Place::choose(dir).state;
+    match fs::remove_dir_all(&state) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove `{}`", state.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Builds the engine; returns the path of the binary.
-fn build(build: Build, dir: &Path) -> Result<PathBuf> {
+pub(crate) fn build(build: Build, dir: &Path) -> Result<PathBuf> {
     if build == Build::None {
         let binary = fs::canonicalize(dir.join("bin/bodkin"));
         return binary.context("no engine was built before; leave `--no-build` away");
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(workspace::root()).args([
-        "build",
-        "--package",
-        "bodkin",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    if build == Build::Release {
-        command.arg("--release");
-    }
+    let mut command = process::cargo();
+    command.args(["build", "--message-format", "json-render-diagnostics"]);
+    match build {
+        Build::Tests => command.args(["--workspace", "--bins", "--tests"]),
+        Build::Release => command.args(["--package", "bodkin", "--release"]),
+        Build::Dev | Build::None => command.args(["--package", "bodkin"]),
+    };
     let output = command
         .stderr(Stdio::inherit())
         .output()
@@ -199,8 +232,10 @@ fn build(build: Build, dir: &Path) -> Result<PathBuf> {
 fn executable(messages: &str) -> Option<PathBuf> {
     let of_line = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let ours =
-            message["reason"] == "compiler-artifact" && message["target"]["name"] == "bodkin";
+        // Built for its tests, the binary has an executable of its own.
+        let ours = message["reason"] == "compiler-artifact"
+            && message["target"]["name"] == "bodkin"
+            && message["profile"]["test"] != true;
         ours.then(|| message["executable"].as_str().map(PathBuf::from))
             .flatten()
     };
@@ -290,7 +325,8 @@ mod tests {
     #[test]
     fn the_binary_is_the_one_that_cargo_names() {
         let messages = r#"{"reason":"compiler-artifact","target":{"name":"cli"},"executable":null}
-{"reason":"compiler-artifact","target":{"name":"bodkin"},"executable":"/t/debug/bodkin"}
+{"reason":"compiler-artifact","target":{"name":"bodkin"},"profile":{"test":false},"executable":"/t/debug/bodkin"}
+{"reason":"compiler-artifact","target":{"name":"bodkin"},"profile":{"test":true},"executable":"/t/debug/deps/bodkin-1"}
 {"reason":"build-finished","success":true}"#;
         assert_eq!(executable(messages), Some(PathBuf::from("/t/debug/bodkin")));
         assert_eq!(executable(""), None);

@@ -1,13 +1,15 @@
 //! Chores of this repository: `cargo xtask COMMAND`.
 //!
 //! `images` makes the container images that tests and the demo need, from Debian packages; `env` serves them, starts
-//! nothing that is running already and prints the variables that make a client find our engine; `down` ends it all.
+//! nothing that is running already and prints the variables that make a client find our engine; `down` ends it all. `test`
+//! runs the tests.
 
 mod env;
 mod files;
 mod images;
 mod process;
 mod registry;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -29,6 +31,13 @@ Commands:
              --port PORT      where the registry listens on 127.0.0.1 (default: 5055)
              --release        build the engine optimised
              --no-build       take the engine that was built before
+  test     Run the tests, with an engine of their own: `test [PART [FILTER]]`
+             lint         formatting, clippy, shell scripts
+             unit         `cargo test` of all crates; FILTER is part of a test's name
+             conformance  recorded answers of Dagger 0.14.0; FILTER is a regular expression on AREA/NAME
+             clients      the same pipeline in every published client; FILTER is part of a name such as python-0.9.0
+             census       that the engine leaves nothing behind
+             all          these, one after another (default)
   down     Stop the registry and the engine that `env` started
 ";
 
@@ -50,6 +59,7 @@ fn run(args: &[String]) -> Result<()> {
     match command.as_str() {
         "images" => images::command(rest),
         "env" => env::up(&env::Options::parse(rest)?),
+        "test" => test::command(rest),
         "down" => env::down(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

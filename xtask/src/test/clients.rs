@@ -1,0 +1,162 @@
+//! Part `clients`: the programs of `tests/clients` with every published client, and package managers inside containers.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::install::{self, Installed};
+use super::packages;
+use super::suite::{Outcome, Suite, in_pairs};
+use crate::{files, process, workspace};
+
+/// For one program.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A published client in one version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Client {
+    pub(super) language: Language,
+    pub(super) version: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    /// `dagger-io`; `extra` is what its version needs beside it.
+    Python { extra: Option<&'static str> },
+    /// `@dagger.io/dagger`.
+    Node,
+    /// `dagger.io/dagger`; `tags` are the program's build tags.
+    Go { tags: &'static str },
+    /// `dagger-sdk`; `project` is its folder below `tests/clients/rust`.
+    Rust { project: &'static str },
+}
+
+/// What is tested: the first clients that people still use, those of the recorded answers' time, the newest.
+pub(super) const CLIENTS: [Client; 12] = {
+    use Language::*;
+    // gql 4 came after these clients and renamed what they use.
+    let old = Python {
+        extra: Some("gql<4"),
+    };
+    [
+        client(old, "0.9.0"),
+        client(old, "0.14.0"),
+        client(Python { extra: None }, "0.21.7"),
+        client(Node, "0.9.3"),
+        client(Node, "0.14.0"),
+        client(Node, "0.21.7"),
+        client(Go { tags: "old" }, "0.9.0"),
+        client(Go { tags: "" }, "0.14.0"),
+        client(Go { tags: "" }, "0.21.7"),
+        client(Rust { project: "v0_9" }, "0.9.8"),
+        client(Rust { project: "v0_15" }, "0.15.4"),
+        client(Rust { project: "v0_21" }, "0.21.7"),
+    ]
+};
+
+const fn client(language: Language, version: &'static str) -> Client {
+    Client { language, version }
+}
+
+impl Client {
+    /// `LANGUAGE-VERSION`: in output and as a folder's name.
+    pub(super) fn name(&self) -> String {
+        let language = match self.language {
+            Language::Python { .. } => "python",
+            Language::Node => "node",
+            Language::Go { .. } => "go",
+            Language::Rust { .. } => "rust",
+        };
+        format!("{language}-{}", self.version)
+    }
+}
+
+/// The folder of the programs.
+pub(super) fn programs() -> PathBuf {
+    workspace::root().join("tests/clients")
+}
+
+pub(super) fn run(suite: &Suite, installed: &[Installed]) -> Result<Outcome> {
+    let expected = files::read_text(&programs().join("expected.txt"))?;
+    let expected = &expected;
+    let wanted = |name: &str| suite.filter().is_none_or(|f| name.contains(f));
+    suite.shell()?;
+    let mut jobs: Vec<(String, Box<dyn FnOnce() -> Result<Duration> + Send>)> = Vec::new();
+    for each in installed.iter().filter(|i| wanted(&i.name)) {
+        jobs.push((
+            each.name.clone(),
+            Box::new(|| pipeline(suite, each, expected)),
+        ));
+    }
+    for check in packages::CHECKS.iter().filter(|c| wanted(c.name)) {
+        let job = || timed(|| packages::run(suite, check));
+        jobs.push((check.name.to_owned(), Box::new(job)));
+    }
+    ensure!(!jobs.is_empty(), "no client has that name");
+    let mut outcome = Outcome::default();
+    in_pairs(jobs, |name, result| match result {
+        Ok(took) => outcome.count(&format!("{name} ({:.1} s)", took.as_secs_f64()), Ok(())),
+        Err(e) => outcome.count(&name, Err(e)),
+    });
+    Ok(outcome)
+}
+
+/// Installs all clients that the filter lets through.
+pub(super) fn install(filter: Option<&str>) -> Vec<Installed> {
+    let wanted = |c: &&Client| filter.is_none_or(|f| c.name().contains(f));
+    install::all(&CLIENTS.iter().filter(wanted).copied().collect::<Vec<_>>())
+}
+
+fn timed(job: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let start = Instant::now();
+    job().map(|()| start.elapsed())
+}
+
+/// Runs one program and compares what it prints.
+fn pipeline(suite: &Suite, client: &Installed, expected: &str) -> Result<Duration> {
+    let program = match &client.program {
+        Ok(program) => program,
+        Err(e) => bail!("not installed: {e}"),
+    };
+    let name = program.first().context("no program")?;
+    let mut command = suite.command(name)?;
+    command.args(&program[1..]);
+    let out = suite.tmp().join(format!("out-{}", client.name));
+    command.arg(&out).env("PROJECT", programs().join("project"));
+    let log = suite.log(&client.name);
+    let result = timed(|| compare(&mut command, &log, expected));
+    if out.exists() {
+        fs::remove_dir_all(&out).with_context(|| format!("cannot remove `{}`", out.display()))?;
+    }
+    result.with_context(|| format!("log: {}", suite.shown(&log)))
+}
+
+fn compare(command: &mut Command, log: &Path, expected: &str) -> Result<()> {
+    let file = File::create(log).with_context(|| format!("cannot create `{}`", log.display()))?;
+    command.stderr(file);
+    let mut printed = String::new();
+    let status = process::lines(command, LIMIT, |line| {
+        printed.push_str(line);
+        printed.push('\n');
+    })?;
+    if !status.success() {
+        bail!("{status}\n{}", tail(log, 12));
+    }
+    ensure!(
+        printed == expected,
+        "other output than expected\n--- expected\n{expected}--- printed\n{printed}"
+    );
+    Ok(())
+}
+
+/// The last lines of a file, indented.
+pub(super) fn tail(log: &Path, lines: usize) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    let last = &all[all.len().saturating_sub(lines)..];
+    last.iter().map(|l| format!("    {l}\n")).collect()
+}
