@@ -95,9 +95,8 @@ impl Session {
 
     /// Ends the session in order; how it ended. An engine that takes too long is left to itself.
     pub async fn close(mut self) -> Over {
-        if line::write_async(&mut self.to_engine, &ToEngine::Close).await.is_err() {
-            return *self.over.borrow();
-        }
+        // A connection that cannot be written to is one whose end is about to be noticed.
+        let _ = line::write_async(&mut self.to_engine, &ToEngine::Close).await;
         timeout(GOODBYE, self.ended()).await.unwrap_or(Over::Lost)
     }
 }

@@ -29,8 +29,8 @@ use crate::{
 
 /// Threads for file work.
 const FILE_THREADS: usize = 16;
-/// How long the last progress lines may take to be read.
-const LAST_LINES: Duration = Duration::from_secs(2);
+/// How long the last progress lines may take to be read. An SDK that does not read them at all waits as long.
+const LAST_LINES: Duration = Duration::from_millis(250);
 
 /// What most commands begin with.
 pub struct Setup {
