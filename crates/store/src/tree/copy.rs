@@ -1,0 +1,411 @@
+//! Copying between trees: contents of directories are merged, everything else replaces what has its name.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use patterns::{Decision, DirState, Filter};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, SeekFrom},
+    io::Errno,
+};
+
+use super::{
+    Kind, Stat, Tree, TreeError, diff, fstat, lstat,
+    meta::{Owner, copy_named_xattrs, set_metadata, set_named_metadata},
+    names_of, on, open_child_dir,
+    path::{Parents, open_in, parts, relative},
+    remove::remove_any,
+    walk::DEPTH_MAX,
+    write::create,
+};
+
+/// Files up to this size are read in one piece.
+const SMALL: usize = 64 << 10;
+/// Buffer where the kernel cannot copy by itself.
+const BUFFER: usize = 256 << 10;
+
+/// How to copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// Patterns, relative to the source directory, of what to copy; none means all.
+    pub include: Vec<String>,
+    /// Patterns of what to leave out.
+    pub exclude: Vec<String>,
+    /// Owner of everything that is copied or made on the way. Without it, files keep theirs, and the top directory of
+    /// [`Tree::copy_dir`] and directories on the way to it are 0:0.
+    pub owner: Option<(u32, u32)>,
+    /// Permission bits of the file, or of the top directory. Without it the source's.
+    pub mode: Option<u32>,
+}
+
+impl Tree {
+    /// Copies what is in directory `from` of another tree into `to`: directories are merged and look like the source's
+    /// afterwards, anything else replaces what has its name. The top directory gets the source's mode; a file in its place
+    /// is replaced.
+    ///
+    /// Times, extended attributes, hard links, sparse files and links are kept as they are.
+    ///
+    /// # Errors
+    /// When `from` is not a directory, a pattern is malformed, or a call fails.
+    pub fn copy_dir(
+        &self,
+        source: &Tree,
+        from: impl AsRef<[u8]>,
+        to: impl AsRef<[u8]>,
+        options: &CopyOptions,
+    ) -> Result<(), TreeError> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        let filter = Filter::new(&options.include, &options.exclude)?;
+        let from_dir = source.open_source_dir(from)?;
+        let stat = fstat(from_dir.as_fd()).map_err(on("look at", from))?;
+        let top = self.make_top(to, options.owner)?;
+        let mut copier = Copier::new(filter, options.owner, None);
+        copier.run(from_dir.as_fd(), top.as_fd())?;
+        let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
+        set_metadata(from_dir.as_fd(), top.as_fd(), &stat, Owner::of(options.owner), mode).map_err(on("set the mode of", to))
+    }
+
+    /// Copies file `from` of another tree to exactly the name `to`, replacing whatever has it, even a directory.
+    ///
+    /// # Errors
+    /// When `from` is not a file, or a call fails.
+    pub fn copy_file(
+        &self,
+        source: &Tree,
+        from: impl AsRef<[u8]>,
+        to: impl AsRef<[u8]>,
+        options: &CopyOptions,
+    ) -> Result<(), TreeError> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        let (file, stat) = source.open_regular(from)?;
+        let parents = Parents { mode: 0o755, owner: Owner::of(options.owner) };
+        let spot = self.spot(to, parents)?.ok_or(TreeError::Root { action: "replace" })?;
+        let mut made = match create(spot.dir.as_fd(), &spot.name) {
+            Err(Errno::EXIST) => {
+                remove_any(spot.dir.as_fd(), &spot.name).map_err(on("replace", to))?;
+                create(spot.dir.as_fd(), &spot.name)
+            }
+            other => other,
+        }
+        .map_err(on("create", to))?;
+        copy_contents(&file, &mut made, &stat).map_err(|e| TreeError::io("copy", to, e))?;
+        let owner = options.owner.map_or(Owner { uid: stat.uid, gid: stat.gid }, |(uid, gid)| Owner { uid, gid });
+        let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
+        set_metadata(file.as_fd(), made.as_fd(), &stat, owner, mode).map_err(on("set the mode of", to))
+    }
+
+    /// Opens a directory to copy from.
+    pub(super) fn open_source_dir(&self, path: &[u8]) -> Result<OwnedFd, TreeError> {
+        self.open_at_path(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| match e {
+            TreeError::NotDirectory { path } => TreeError::FileNotDirectory { path },
+            e => e,
+        })
+    }
+
+    /// Opens the directory to copy into; makes it, replacing what else has its name.
+    pub(super) fn make_top(&self, path: &[u8], owner: Option<(u32, u32)>) -> Result<OwnedFd, TreeError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        if let Ok(dir) = open_in(self.root(), &relative(&parts(path)), flags) {
+            return Ok(dir);
+        }
+        let parents = Parents { mode: 0o755, owner: Owner::of(owner) };
+        match self.spot(path, parents)? {
+            Some(spot) => {
+                remove_any(spot.dir.as_fd(), &spot.name).map_err(on("replace", path))?;
+                rustix::fs::mkdirat(&spot.dir, spot.name.as_slice(), Mode::from_raw_mode(0o700)).map_err(on("create", path))?;
+                open_child_dir(spot.dir.as_fd(), &spot.name).map_err(on("open", path))
+            }
+            None => self.open_at_path(path, flags),
+        }
+    }
+}
+
+/// A copy under way.
+pub(super) struct Copier<'a> {
+    filter: Filter,
+    owner: Option<(u32, u32)>,
+    /// Copy only what this directory, where it exists, does not have equally.
+    lower: Option<BorrowedFd<'a>>,
+    path: Vec<u8>,
+    levels: Vec<Level>,
+    /// Where files with several names were copied to first, relative to the top.
+    linked: HashMap<(u64, u64), Vec<u8>>,
+    top: Option<BorrowedFd<'a>>,
+}
+
+/// A directory of the source that is being visited.
+struct Level {
+    source: OwnedFd,
+    name: Vec<u8>,
+    stat: Stat,
+    state: DirState,
+    /// The directory it becomes, made when the first thing in it is.
+    made: Option<Made>,
+    lower: Option<OwnedFd>,
+}
+
+struct Made {
+    dir: OwnedFd,
+    /// Nothing can be in its way.
+    fresh: bool,
+}
+
+impl<'a> Copier<'a> {
+    pub(super) fn new(filter: Filter, owner: Option<(u32, u32)>, lower: Option<BorrowedFd<'a>>) -> Copier<'a> {
+        Copier { filter, owner, lower, path: Vec::new(), levels: Vec::new(), linked: HashMap::new(), top: None }
+    }
+
+    /// Copies what is in `source` into `top`, which exists.
+    pub(super) fn run(&mut self, source: BorrowedFd<'_>, top: BorrowedFd<'a>) -> Result<(), TreeError> {
+        self.top = Some(top);
+        self.children(source, &DirState::default())
+    }
+
+    fn children(&mut self, source: BorrowedFd<'_>, state: &DirState) -> Result<(), TreeError> {
+        if self.levels.len() > DEPTH_MAX {
+            return Err(TreeError::TooDeep { path: String::from_utf8_lossy(&self.path).into_owned(), limit: DEPTH_MAX });
+        }
+        let before = self.path.len();
+        for (name, kind) in names_of(source).map_err(on("list", &self.path))? {
+            if before > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend_from_slice(&name);
+            self.child(source, state, &name, kind)?;
+            self.path.truncate(before);
+        }
+        Ok(())
+    }
+
+    fn child(&mut self, source: BorrowedFd<'_>, state: &DirState, name: &[u8], kind: FileType) -> Result<(), TreeError> {
+        let step = if self.filter.is_empty() {
+            None
+        } else {
+            let is_dir = matches!(kind, FileType::Directory | FileType::Unknown);
+            let step = self.filter.step(state, &self.path, is_dir);
+            if step.decision == Decision::Exclude && !step.descend {
+                return Ok(());
+            }
+            Some(step)
+        };
+        let stat = match lstat(source, name).map_err(on("look at", &self.path))? {
+            Some(stat) if !stat.is_whiteout() => stat,
+            _ => return Ok(()),
+        };
+        let mut include = step.as_ref().is_none_or(|step| step.decision == Decision::Include);
+        let lower = self.levels.last().map_or(self.lower, |level| level.lower.as_ref().map(AsFd::as_fd));
+        if let (true, Some(lower)) = (include, lower) {
+            include = !diff::same(lower, (source, name), &stat).map_err(on("compare", &self.path))?;
+        }
+        if !stat.is_dir() {
+            return if include { self.file(source, name, &stat) } else { Ok(()) };
+        }
+        let lower = match lower.map(|lower| open_child_dir(lower, name)) {
+            Some(Ok(dir)) => Some(dir),
+            None | Some(Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => None,
+            Some(Err(e)) => return Err(on("open", &self.path)(e)),
+        };
+        let (state, descend) = step.map_or((DirState::default(), true), |step| (step.state, step.descend));
+        let source = open_child_dir(source, name).map_err(on("open", &self.path))?;
+        self.directory(Level { source, name: name.to_vec(), stat, state, made: None, lower }, include, descend)
+    }
+
+    fn directory(&mut self, level: Level, include: bool, descend: bool) -> Result<(), TreeError> {
+        self.levels.push(level);
+        if include {
+            self.make_levels()?;
+        }
+        if descend {
+            // The level stays in the stack while its entries are copied; its parts are lent out by being taken.
+            let (source, state) = match self.levels.last_mut() {
+                Some(level) => (level.source.try_clone(), std::mem::take(&mut level.state)),
+                None => return Ok(()),
+            };
+            let source = source.map_err(|e| TreeError::io("open", &self.path, e))?;
+            self.children(source.as_fd(), &state)?;
+        }
+        let Some(level) = self.levels.pop() else { return Ok(()) };
+        if let Some(made) = level.made {
+            let owner = self.owner_of(&level.stat);
+            set_metadata(level.source.as_fd(), made.dir.as_fd(), &level.stat, owner, level.stat.mode)
+                .map_err(on("set the mode of", &self.path))?;
+        }
+        Ok(())
+    }
+
+    fn owner_of(&self, stat: &Stat) -> Owner {
+        self.owner.map_or(Owner { uid: stat.uid, gid: stat.gid }, |(uid, gid)| Owner { uid, gid })
+    }
+
+    /// Makes the directories that are being visited and do not exist yet.
+    fn make_levels(&mut self) -> Result<(), TreeError> {
+        let first = self.levels.iter().rposition(|level| level.made.is_some()).map_or(0, |at| at + 1);
+        for at in first..self.levels.len() {
+            let (above, rest) = self.levels.split_at_mut(at);
+            let Some(level) = rest.first_mut() else { break };
+            let above = above.last().and_then(|level| level.made.as_ref());
+            let Some(parent) = above.map(|made| made.dir.as_fd()).or(self.top) else { break };
+            level.made = Some(make_level(parent, &level.name).map_err(on("create", &self.path))?);
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, source: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<(), TreeError> {
+        self.make_levels()?;
+        let made = self.levels.last().and_then(|level| level.made.as_ref());
+        let (Some(dir), Some(top)) = (made.map(|made| made.dir.as_fd()).or(self.top), self.top) else { return Ok(()) };
+        let fresh = made.is_some_and(|made| made.fresh);
+        let owner = self.owner_of(stat);
+        let key = (stat.dev, stat.ino);
+        let several = stat.kind == Kind::File && stat.nlink > 1;
+        if let (true, Some(first)) = (several, self.linked.get(&key)) {
+            clear(dir, name, fresh).map_err(on("replace", &self.path))?;
+            match rustix::fs::linkat(top, first.as_slice(), dir, name, AtFlags::empty()) {
+                Ok(()) => return Ok(()),
+                // Too many names for one file: another copy.
+                Err(Errno::MLINK) => {}
+                Err(e) => return Err(on("link", &self.path)(e)),
+            }
+        }
+        if stat.kind == Kind::File {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let from: File = rustix::fs::openat(source, name, flags, Mode::empty()).map_err(on("open", &self.path))?.into();
+            let mut to = match create(dir, name) {
+                Err(Errno::EXIST) => {
+                    remove_any(dir, name).map_err(on("replace", &self.path))?;
+                    create(dir, name)
+                }
+                other => other,
+            }
+            .map_err(on("create", &self.path))?;
+            copy_contents(&from, &mut to, stat).map_err(|e| TreeError::io("copy", &self.path, e))?;
+            set_metadata(from.as_fd(), to.as_fd(), stat, owner, stat.mode).map_err(on("set the mode of", &self.path))?;
+        } else {
+            clear(dir, name, fresh).map_err(on("replace", &self.path))?;
+            copy_special((source, name), (dir, name), stat, owner).map_err(on("create", &self.path))?;
+        }
+        if several {
+            self.linked.insert(key, self.path.clone());
+        }
+        Ok(())
+    }
+}
+
+fn clear(dir: BorrowedFd<'_>, name: &[u8], fresh: bool) -> rustix::io::Result<()> {
+    if fresh { Ok(()) } else { remove_any(dir, name) }
+}
+
+fn make_level(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Made> {
+    let make = || rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700));
+    let fresh = match make() {
+        Ok(()) => true,
+        Err(Errno::EXIST) => match lstat(parent, name)? {
+            Some(stat) if stat.is_dir() => false,
+            _ => {
+                remove_any(parent, name)?;
+                make()?;
+                true
+            }
+        },
+        Err(e) => return Err(e),
+    };
+    Ok(Made { dir: open_child_dir(parent, name)?, fresh })
+}
+
+/// Links, pipes, sockets and devices.
+fn copy_special(
+    from: (BorrowedFd<'_>, &[u8]),
+    to: (BorrowedFd<'_>, &[u8]),
+    stat: &Stat,
+    owner: Owner,
+) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(stat.mode);
+    match stat.kind {
+        Kind::Symlink => {
+            let target = rustix::fs::readlinkat(from.0, from.1, Vec::new())?;
+            rustix::fs::symlinkat(target, to.0, to.1)?;
+        }
+        Kind::Fifo => rustix::fs::mknodat(to.0, to.1, FileType::Fifo, mode, 0)?,
+        Kind::Socket => rustix::fs::mknodat(to.0, to.1, FileType::Socket, mode, 0)?,
+        Kind::CharDevice => rustix::fs::mknodat(to.0, to.1, FileType::CharacterDevice, mode, stat.rdev)?,
+        Kind::BlockDevice => rustix::fs::mknodat(to.0, to.1, FileType::BlockDevice, mode, stat.rdev)?,
+        Kind::File | Kind::Dir => {}
+    }
+    set_named_metadata(to.0, to.1, stat, owner)?;
+    copy_named_xattrs(from, to)?;
+    Ok(())
+}
+
+/// Copies a file's bytes, sharing them where the file system can; holes stay holes.
+pub(super) fn copy_contents(from: &File, to: &mut File, stat: &Stat) -> io::Result<()> {
+    if stat.size == 0 {
+        return Ok(());
+    }
+    if stat.blocks.saturating_mul(512) < stat.size && stat.size > SMALL as u64 {
+        return copy_sparse(from, to, stat.size);
+    }
+    if stat.size > SMALL as u64 && copy_in_kernel(from, to, stat.size)? {
+        return Ok(());
+    }
+    copy_by_hand(from, to, u64::MAX)
+}
+
+/// Whether the kernel could do it. Positions advance on both sides.
+fn copy_in_kernel(from: &File, to: &File, size: u64) -> io::Result<bool> {
+    let mut left = size;
+    while left > 0 {
+        let piece = usize::try_from(left).unwrap_or(usize::MAX).min(1 << 30);
+        match rustix::fs::copy_file_range(from, None, to, None, piece) {
+            Ok(0) => break,
+            Ok(n) => left = left.saturating_sub(n as u64),
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) if left == size => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(true)
+}
+
+fn copy_by_hand(mut from: &File, to: &mut File, mut limit: u64) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER.min(usize::try_from(limit).unwrap_or(BUFFER)).max(1)];
+    while limit > 0 {
+        let want = buffer.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
+        let n = from.read(buffer.get_mut(..want).unwrap_or_default())?;
+        if n == 0 {
+            return Ok(());
+        }
+        to.write_all(buffer.get(..n).unwrap_or_default())?;
+        limit = limit.saturating_sub(n as u64);
+    }
+    Ok(())
+}
+
+fn copy_sparse(from: &File, to: &mut File, size: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < size {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL) => at,
+            Err(e) => return Err(e.into()),
+        };
+        let hole = match rustix::fs::seek(from, SeekFrom::Hole(data)) {
+            Ok(hole) => hole,
+            Err(Errno::INVAL | Errno::NXIO) => size,
+            Err(e) => return Err(e.into()),
+        };
+        let len = hole.min(size).saturating_sub(data);
+        rustix::fs::seek(from, SeekFrom::Start(data))?;
+        rustix::fs::seek(&*to, SeekFrom::Start(data))?;
+        if !copy_in_kernel(from, to, len)? {
+            copy_by_hand(from, to, len)?;
+        }
+        at = hole.max(data + 1);
+    }
+    to.set_len(size)
+}
