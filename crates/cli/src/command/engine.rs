@@ -75,12 +75,18 @@ fn ask(request: AdminRequest) -> Result<Option<AdminStatus>, Failure> {
             }
             Err(e) => return Err(Failure::from_error(&e)),
         };
-        let told = |e: line::LineError| Failure::from_error(&e);
         let mut conn = BufReader::new(conn);
-        line::write_async(&mut conn, &Preamble::Admin { request }).await.map_err(told)?;
-        let silent = || Failure::new("the engine does not answer");
-        let answer = timeout(ANSWER, line::read_async::<Status<AdminStatus>>(&mut conn, line::MAX_LINE)).await;
-        let answer = answer.map_err(|_| silent())?.map_err(told)?.ok_or_else(silent)?;
+        let question = async {
+            line::write_async(&mut conn, &Preamble::Admin { request }).await?;
+            line::read_async::<Status<AdminStatus>>(&mut conn, line::MAX_LINE).await
+        };
+        let answer = match timeout(ANSWER, question).await {
+            Ok(Ok(Some(answer))) => answer,
+            // An engine that was just ending took the question with it.
+            Ok(Ok(None) | Err(line::LineError::Io(_))) if request == AdminRequest::Stop => return Ok(None),
+            Ok(Err(e)) => return Err(Failure::from_error(&e)),
+            Ok(Ok(None)) | Err(_) => return Err(Failure::new("the engine does not answer")),
+        };
         let status = answer.into_result().map_err(|e| Failure::from_error(&e))?;
         if request == AdminRequest::Stop {
             let mut rest = Vec::new();
