@@ -97,6 +97,16 @@ pub enum PullError {
         #[source]
         source: BoxError,
     },
+    /// The image's layers and their contents' digests do not pair up.
+    #[error("image {reference} has {layers} layers but names the contents of {diff_ids}")]
+    Uneven {
+        /// The image.
+        reference: Reference,
+        /// Layers.
+        layers: usize,
+        /// Digests of contents.
+        diff_ids: usize,
+    },
     /// The store failed before there was a layer.
     #[error("failed to look up the layers of image {reference}")]
     LookUp {
@@ -108,17 +118,45 @@ pub enum PullError {
     },
 }
 
-/// Makes the file system of a resolved image.
+/// The layers of an image: all that is needed to have its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// The image's name, for looking and for messages.
+    pub reference: Reference,
+    /// Blobs, the lowest first.
+    pub layers: Vec<Descriptor>,
+    /// Digests of the tars inside, in the same order.
+    pub diff_ids: Vec<Digest>,
+}
+
+impl From<&Resolved> for Stack {
+    fn from(image: &Resolved) -> Self {
+        Self {
+            reference: image.reference.clone(),
+            layers: image.manifest.layers.clone(),
+            diff_ids: image.config.rootfs.diff_ids.clone(),
+        }
+    }
+}
+
+/// Makes the file system of an image.
 ///
 /// # Errors
 /// The layer and what is wrong with it. Layers finished before stay; dropping the future ends the work soon.
 pub async fn pull<L: Layers>(
     access: &Access,
-    image: &Resolved,
+    image: &Stack,
     blobs: &Arc<dyn Blobs>,
     layers: &Arc<L>,
     watch: Watch<'_>,
 ) -> Result<L::Snapshot, PullError> {
+    if image.layers.len() != image.diff_ids.len() {
+        return Err(PullError::Uneven {
+            reference: image.reference.clone(),
+            layers: image.layers.len(),
+            diff_ids: image.diff_ids.len(),
+        });
+    }
     let steps = steps(image);
     let look_up = |source| PullError::LookUp {
         reference: image.reference.clone(),
@@ -197,13 +235,11 @@ struct Step {
     chain: Digest,
 }
 
-fn steps(image: &Resolved) -> Vec<Step> {
-    let diffs = &image.config.rootfs.diff_ids;
+fn steps(image: &Stack) -> Vec<Step> {
     image
-        .manifest
         .layers
         .iter()
-        .zip(diffs)
+        .zip(&image.diff_ids)
         .scan(None, |below: &mut Option<Digest>, (layer, diff_id)| {
             let chain = below.map_or(Some(*diff_id), |below| chain_id(&[below, *diff_id]))?;
             *below = Some(chain);
@@ -218,7 +254,7 @@ fn steps(image: &Resolved) -> Vec<Step> {
 
 async fn add<L: Layers>(
     access: &Access,
-    image: &Resolved,
+    image: &Stack,
     step: &Step,
     parent: Option<L::Snapshot>,
     blobs: &Arc<dyn Blobs>,

@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod platform;
 pub mod reference;
 pub mod registry;
+mod stored;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 

@@ -236,6 +236,8 @@ impl Access {
                 expected,
             });
         }
+        let busy = self.client.busy(digest);
+        let _only = busy.lock().await;
         keep(blobs, digest, &bytes).await?;
         Ok(Fetched {
             digest,

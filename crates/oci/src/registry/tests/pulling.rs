@@ -36,7 +36,14 @@ async fn root_pulls_an_image_and_shares_its_layers() {
             .resolve(&format!("{}/app:{tag}", registry.address()))
             .await
             .unwrap();
-        image::pull(&world.access, &image, &world.blobs, &layers, &watch).await
+        image::pull(
+            &world.access,
+            &(&image).into(),
+            &world.blobs,
+            &layers,
+            &watch,
+        )
+        .await
     };
     let root = pull("1").await.unwrap();
     assert_eq!(
@@ -106,9 +113,15 @@ async fn root_an_image_with_a_bad_layer_leaves_the_good_ones() {
             .resolve(&format!("{}/app:{tag}", registry.address()))
             .await
             .unwrap();
-        let error = image::pull(&world.access, &resolved, &world.blobs, &layers, &|_| {})
-            .await
-            .unwrap_err();
+        let error = image::pull(
+            &world.access,
+            &(&resolved).into(),
+            &world.blobs,
+            &layers,
+            &|_| {},
+        )
+        .await
+        .unwrap_err();
         assert_eq!(
             chain(&error),
             format!(
@@ -125,12 +138,96 @@ async fn root_an_image_with_a_bad_layer_leaves_the_good_ones() {
         .resolve(&format!("{}/app:liar", registry.address()))
         .await
         .unwrap();
-    let error = image::pull(&world.access, &resolved, &world.blobs, &layers, &|_| {})
-        .await
-        .unwrap_err();
+    let error = image::pull(
+        &world.access,
+        &(&resolved).into(),
+        &world.blobs,
+        &layers,
+        &|_| {},
+    )
+    .await
+    .unwrap_err();
     assert!(
         chain(&error).starts_with("failed to fetch layer"),
         "{}",
         chain(&error)
     );
+}
+
+#[tokio::test]
+async fn root_pulls_into_the_store_and_finds_it_there_after_a_restart() {
+    let registry = Registry::start();
+    let image = Image::new()
+        .layer(
+            LayerBuilder::new()
+                .dir("usr/lib")
+                .symlink("lib", "usr/lib")
+                .file("gone", "")
+                .file("d/x", "x"),
+            Compression::Gzip,
+        )
+        .layer(
+            LayerBuilder::new()
+                .file("lib/y", "y")
+                .whiteout("gone")
+                .file("d/.wh..wh..opq", ""),
+            Compression::Zstd,
+        );
+    let digest = registry.add("app", "1", &image);
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let reference = Reference::parse(&format!("{}/app:1@{digest}", registry.address())).unwrap();
+    let client = Client::new(Config::default());
+    for round in 0..2 {
+        let store = store::Store::open(dir.path(), store::Options::default()).unwrap();
+        let blobs: Arc<dyn Blobs> = Arc::new(store.clone());
+        let access = client.access(Arc::new(Anonymous));
+        let resolved = access
+            .resolve(&reference, &Platform::host(), &blobs)
+            .await
+            .unwrap();
+        let stack = image::Stack::from(&resolved);
+        let snapshot = image::pull(&access, &stack, &blobs, &Arc::new(store.clone()), &|_| {})
+            .await
+            .unwrap();
+        let tree = snapshot.tree().unwrap();
+        assert_eq!(tree.read_file("usr/lib/y", 10).unwrap(), b"y");
+        assert_eq!(tree.read_link("lib").unwrap(), b"usr/lib");
+        assert!(tree.lstat("gone").unwrap().is_none() && tree.lstat("d/x").unwrap().is_none());
+        assert_eq!(registry.take_seen().is_empty(), round == 1);
+        store.close().unwrap();
+    }
+    // Half a blob from an engine that was killed is finished, not begun again.
+    let store = store::Store::open(dir.path(), store::Options::default()).unwrap();
+    let noise: Vec<u8> = (0..40_000u64)
+        .flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11).to_le_bytes())
+        .collect();
+    let image = Image::new().layer(LayerBuilder::new().file("noise", noise), Compression::None);
+    registry.add("app", "2", &image);
+    let (layer, all) = (image.layer_digests()[0], image.build().1);
+    let half = &all[&layer][..100_000];
+    let mut ingest = Blobs::ingest(&store, &layer, all[&layer].len() as u64).unwrap();
+    ingest.write(half).unwrap();
+    drop(ingest);
+    let blobs: Arc<dyn Blobs> = Arc::new(store.clone());
+    let access = client.access(Arc::new(Anonymous));
+    let reference = Reference::parse(&format!("{}/app:2", registry.address())).unwrap();
+    let resolved = access
+        .resolve(&reference, &Platform::host(), &blobs)
+        .await
+        .unwrap();
+    image::pull(
+        &access,
+        &(&resolved).into(),
+        &blobs,
+        &Arc::new(store),
+        &|_| {},
+    )
+    .await
+    .unwrap();
+    let asked = registry
+        .seen()
+        .into_iter()
+        .find(|seen| seen.path.contains(&layer.to_string()))
+        .unwrap();
+    assert_eq!(asked.range.as_deref(), Some("bytes=100000-"));
 }

@@ -17,7 +17,7 @@ fn futures_can_move_between_threads() {
     let pull = async |image: Resolved, layers: Arc<DirLayers>| {
         send(image::pull(
             &world.access,
-            &image,
+            &(&image).into(),
             &world.blobs,
             &layers,
             &|_| {},
