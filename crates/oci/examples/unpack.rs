@@ -1,8 +1,9 @@
-//! How fast a layer is unpacked, beside inflating alone: `unpack LAYER TARGET-DIRECTORY [ROUNDS]`.
+//! How fast a layer is unpacked, beside inflating alone: `unpack LAYER TARGET-DIRECTORY [ROUNDS]`. With `OVERLAY` set it goes
+//! into an overlay mount, as every layer but the lowest does.
 
 use std::{
     fs, io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -39,19 +40,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         inflate.push(start.elapsed());
         let dir = target.join("unpacked");
         fs::create_dir(&dir)?;
-        let root = fs::File::open(&dir)?;
+        let (root, beneath): (OwnedFd, _) = if std::env::var_os("OVERLAY").is_some() {
+            let path = |name: &str| dir.join(name);
+            for name in ["lower", "upper", "work"] {
+                fs::create_dir(path(name))?;
+            }
+            let spec = sys::mount::Overlay {
+                lower: vec![path("lower")],
+                upper: Some((path("upper"), path("work"))),
+            };
+            (sys::mount::overlay(&spec)?, Beneath::Layers)
+        } else {
+            (fs::File::open(&dir)?.into(), Beneath::Nothing)
+        };
         let start = Instant::now();
         let done = unpack(
             fs::File::open(&layer)?,
             Target {
                 root: root.as_fd(),
-                beneath: Beneath::Nothing,
+                beneath,
             },
             &Expected::default(),
             &Limits::default(),
         )?;
         whole.push(start.elapsed());
         size = done.size;
+        drop(root);
         fs::remove_dir_all(&dir)?;
     }
     let median = |times: &mut Vec<Duration>| {

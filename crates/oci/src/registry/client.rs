@@ -1,6 +1,6 @@
 //! One request to one place: redirects, authentication, waiting, trying again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{
     Method, Response, StatusCode, Url,
@@ -15,6 +15,8 @@ use super::{
 
 const MAX_REDIRECTS: usize = 5;
 const MAX_MESSAGE: usize = 4096;
+/// Bytes a second below which an answer is not worth waiting for.
+const LEAST_RATE: u64 = 256;
 
 /// What to ask a registry for.
 #[derive(Debug, Clone)]
@@ -253,13 +255,14 @@ fn retry_after(response: &Response) -> Option<Duration> {
 
 /// A whole answer of at most `limit` bytes.
 pub(super) async fn body(
-    mut response: Response,
+    response: Response,
     host: &str,
     limit: u64,
     silence: Duration,
 ) -> Result<Vec<u8>, RequestError> {
     let mut bytes = Vec::new();
-    while let Some(piece) = chunk(&mut response, host, silence).await? {
+    let mut pieces = Pieces::new(response, host, silence);
+    while let Some(piece) = pieces.next().await? {
         if bytes.len() as u64 + piece.len() as u64 > limit {
             return Err(RequestError::TooLarge {
                 host: host.to_owned(),
@@ -271,22 +274,51 @@ pub(super) async fn body(
     Ok(bytes)
 }
 
-/// The next piece of an answer.
-pub(super) async fn chunk(
-    response: &mut Response,
-    host: &str,
+/// An answer piece by piece, given up when it stops or only drips.
+pub(super) struct Pieces<'a> {
+    response: Response,
+    host: &'a str,
     silence: Duration,
-) -> Result<Option<bytes::Bytes>, RequestError> {
-    tokio::time::timeout(silence, response.chunk())
-        .await
-        .map_err(|_| RequestError::Silence {
-            host: host.to_owned(),
-            waited: silence,
-        })?
-        .map_err(|e| RequestError::Body {
-            host: host.to_owned(),
-            source: e.without_url(),
-        })
+    /// When the current interval began, and what came in it.
+    interval: (Instant, u64),
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn new(response: Response, host: &'a str, silence: Duration) -> Self {
+        Self {
+            response,
+            host,
+            silence,
+            interval: (Instant::now(), 0),
+        }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<bytes::Bytes>, RequestError> {
+        let piece = tokio::time::timeout(self.silence, self.response.chunk())
+            .await
+            .map_err(|_| RequestError::Silence {
+                host: self.host.to_owned(),
+                waited: self.silence,
+            })?
+            .map_err(|e| RequestError::Body {
+                host: self.host.to_owned(),
+                source: e.without_url(),
+            })?;
+        let (began, bytes) = &mut self.interval;
+        *bytes += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let waited = began.elapsed();
+        if piece.is_some() && waited > 2 * self.silence {
+            if *bytes < LEAST_RATE * waited.as_secs() {
+                return Err(RequestError::Slow {
+                    host: self.host.to_owned(),
+                    bytes: *bytes,
+                    waited,
+                });
+            }
+            self.interval = (Instant::now(), 0);
+        }
+        Ok(piece)
+    }
 }
 
 /// What a registry says about its refusal: the messages of its JSON, or nothing.

@@ -57,6 +57,16 @@ pub enum RequestError {
         /// How long.
         waited: Duration,
     },
+    /// So little comes that it would never end.
+    #[error("`{host}` sent only {bytes} bytes in {waited:?}")]
+    Slow {
+        /// Who was asked.
+        host: String,
+        /// Bytes in that time.
+        bytes: u64,
+        /// The time.
+        waited: Duration,
+    },
     /// An answer that says no.
     #[error("`{host}` answered {status}{}", detail(message))]
     Status {
@@ -254,9 +264,11 @@ impl RequestError {
     /// Whether another try may help.
     pub(super) fn transient(&self) -> bool {
         match self {
-            Self::Send { .. } | Self::Body { .. } | Self::Silence { .. } | Self::Short { .. } => {
-                true
-            }
+            Self::Send { .. }
+            | Self::Body { .. }
+            | Self::Silence { .. }
+            | Self::Slow { .. }
+            | Self::Short { .. } => true,
             Self::Status { status, .. } => {
                 *status == StatusCode::TOO_MANY_REQUESTS
                     || (status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED)

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Access, Client,
-    client::{Ask, chunk},
+    client::{Ask, Pieces},
     config::{Endpoint, endpoints},
     error::{Attempts, RequestError},
     resolve::blocking,
@@ -206,12 +206,11 @@ impl Access {
                 accept: None,
                 from: before,
             };
-            let mut response = self.ask(place, &ask).await?;
+            let response = self.ask(place, &ask).await?;
             let result = async {
                 let mut skip = skipped(place, &response, before)?;
-                while let Some(mut piece) =
-                    chunk(&mut response, &place.name, patience.silence).await?
-                {
+                let mut pieces = Pieces::new(response, &place.name, patience.silence);
+                while let Some(mut piece) = pieces.next().await? {
                     if skip > 0 {
                         let passed = piece.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
                         skip -= passed as u64;

@@ -1,6 +1,6 @@
 //! As much of an HTTP/1.1 server as a misbehaving registry needs.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
@@ -24,6 +24,8 @@ pub(super) struct Response {
     pub(super) body: Arc<[u8]>,
     /// Send so many bytes of the body, then do this.
     pub(super) then: Option<(usize, Then)>,
+    /// Send the body byte by byte with this pause.
+    pub(super) drip: Option<Duration>,
 }
 
 /// How an answer ends early.
@@ -56,7 +58,13 @@ where
         head.push_str("\r\n");
         let out = stream.get_mut();
         out.write_all(head.as_bytes()).await?;
-        if request.method != "HEAD" {
+        if let Some(pause) = response.drip.filter(|_| request.method != "HEAD") {
+            for byte in response.body.iter() {
+                out.write_all(&[*byte]).await?;
+                out.flush().await?;
+                tokio::time::sleep(pause).await;
+            }
+        } else if request.method != "HEAD" {
             let sent = response.then.map_or(response.body.len(), |(bytes, _)| {
                 bytes.min(response.body.len())
             });

@@ -41,6 +41,8 @@ pub enum Fault {
     CutOff(usize),
     /// Nothing more comes after so many bytes of the body; with 0 nothing comes at all.
     Stall(usize),
+    /// The body comes one byte at a time, with this pause between two.
+    Drip(std::time::Duration),
     /// The first byte is another.
     WrongByte,
     /// So many bytes are missing at the end, and the length says so.
@@ -577,6 +579,7 @@ fn spoil(mut response: Response, fault: Fault) -> Response {
         }
         Fault::CutOff(bytes) => response.then = Some((bytes, Then::Close)),
         Fault::Stall(bytes) => response.then = Some((bytes, Then::Stall)),
+        Fault::Drip(pause) => response.drip = Some(pause),
         Fault::WrongByte => {
             let mut bytes = response.body.to_vec();
             if let Some(first) = bytes.first_mut() {

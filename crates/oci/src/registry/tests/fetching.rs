@@ -175,3 +175,21 @@ async fn busy_registries_are_asked_again_and_not_for_ever() {
         .await;
     assert!(text.contains("`HOST` was silent for"), "{text}");
 }
+
+#[tokio::test]
+async fn an_answer_that_drips_is_given_up() {
+    let registry = Registry::start();
+    registry.add("app", "1", &image());
+    let address = format!("{}/app:1", registry.address());
+    registry.fault(
+        "manifests/sha256",
+        Fault::Drip(Duration::from_millis(60)),
+        1,
+    );
+    let world = World::new(|config| config.patience.silence = Duration::from_millis(510));
+    let text = world.failure(&registry, &address).await;
+    assert!(
+        text.contains("`HOST` sent only ") && text.contains(" bytes in 1."),
+        "{text}"
+    );
+}
