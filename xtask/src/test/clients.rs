@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::install::{self, Installed};
 use super::packages;
-use super::suite::{Outcome, Suite, in_pairs};
+use super::suite::{Job, Outcome, Suite, in_pairs};
 use crate::{files, process, workspace};
 
 /// For one program.
@@ -84,16 +84,15 @@ pub(super) fn run(suite: &Suite, installed: &[Installed]) -> Result<Outcome> {
     let expected = &expected;
     let wanted = |name: &str| suite.filter().is_none_or(|f| name.contains(f));
     suite.shell()?;
-    let mut jobs: Vec<(String, Box<dyn FnOnce() -> Result<Duration> + Send>)> = Vec::new();
+    let mut jobs = Vec::new();
     for each in installed.iter().filter(|i| wanted(&i.name)) {
-        jobs.push((
-            each.name.clone(),
-            Box::new(|| pipeline(suite, each, expected)),
-        ));
+        jobs.push(Job::new(&each.name, move || {
+            pipeline(suite, each, expected)
+        }));
     }
     for check in packages::CHECKS.iter().filter(|c| wanted(c.name)) {
-        let job = || timed(|| packages::run(suite, check));
-        jobs.push((check.name.to_owned(), Box::new(job)));
+        let work = move || timed(|| packages::run(suite, check));
+        jobs.push(Job::new(check.name, work));
     }
     ensure!(!jobs.is_empty(), "no client has that name");
     let mut outcome = Outcome::default();

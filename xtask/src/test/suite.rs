@@ -184,11 +184,23 @@ impl Suite {
     }
 }
 
+/// Work with a name.
+pub(super) struct Job<'a, T> {
+    pub(super) name: String,
+    work: Box<dyn FnOnce() -> T + Send + 'a>,
+}
+
+impl<'a, T> Job<'a, T> {
+    pub(super) fn new(name: &str, work: impl FnOnce() -> T + Send + 'a) -> Self {
+        Job {
+            name: name.to_owned(),
+            work: Box::new(work),
+        }
+    }
+}
+
 /// Runs `jobs` two at a time, and `done` with the name and result of each in the order in which they end.
-pub(super) fn in_pairs<'a, T: Send>(
-    jobs: Vec<(String, Box<dyn FnOnce() -> T + Send + 'a>)>,
-    mut done: impl FnMut(String, T),
-) {
+pub(super) fn in_pairs<T: Send>(jobs: Vec<Job<'_, T>>, mut done: impl FnMut(String, T)) {
     let (queue, (send, receive)) = (
         std::sync::Mutex::new(jobs.into_iter()),
         std::sync::mpsc::channel(),
@@ -197,8 +209,8 @@ pub(super) fn in_pairs<'a, T: Send>(
     thread::scope(|scope| {
         for send in [send.clone(), send] {
             scope.spawn(move || {
-                while let Some((name, job)) = next() {
-                    let result = job();
+                while let Some(Job { name, work }) = next() {
+                    let result = work();
                     if send.send((name, result)).is_err() {
                         return;
                     }
@@ -217,12 +229,7 @@ mod tests {
 
     #[test]
     fn every_job_of_a_pair_is_done_once() {
-        let jobs = (0..5).map(|i| {
-            (
-                i.to_string(),
-                Box::new(move || i * 2) as Box<dyn FnOnce() -> i32 + Send>,
-            )
-        });
+        let jobs = (0..5).map(|i| Job::new(&i.to_string(), move || i * 2));
         let mut done = Vec::new();
         in_pairs(jobs.collect(), |name, value| done.push((name, value)));
         done.sort();
