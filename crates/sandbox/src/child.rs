@@ -3,13 +3,13 @@
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
 };
 
 use rustix::event::{PollFd, PollFlags};
 use sys::process::Ended;
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, sync::Notify};
 
 /// How a container's program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,55 @@ pub struct Child {
     pub(crate) aftermath: Option<Box<dyn Aftermath>>,
     pub(crate) ended: Option<Exit>,
     pub(crate) joiner: Option<Arc<dyn Joiner>>,
+    /// Present when a thread of its own reaps the process.
+    pub(crate) reaped: Option<Arc<Reaped>>,
+}
+
+/// The end of a process that is reaped at once, by a thread of its own, whether or not anybody waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Reaped {
+    ended: Mutex<Option<io::Result<Ended>>>,
+    blocking: Condvar,
+    waiting: Notify,
+}
+
+impl Reaped {
+    pub(crate) fn in_background(pidfd: &Arc<OwnedFd>) -> io::Result<Arc<Reaped>> {
+        let (reaped, pidfd) = (Arc::new(Reaped::default()), Arc::clone(pidfd));
+        let ours = Arc::clone(&reaped);
+        let reap = move || {
+            let ended = sys::process::wait(&*pidfd);
+            *ours.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+            ours.blocking.notify_all();
+            ours.waiting.notify_waiters();
+        };
+        thread::Builder::new().name("bodkin-reap".into()).spawn(reap)?;
+        Ok(reaped)
+    }
+
+    fn get(ended: &Option<io::Result<Ended>>) -> Option<io::Result<Ended>> {
+        ended.as_ref().map(|r| r.as_ref().map(|e| *e).map_err(|e| io::Error::new(e.kind(), e.to_string())))
+    }
+
+    async fn wait(&self) -> io::Result<Ended> {
+        loop {
+            let woken = self.waiting.notified();
+            if let Some(ended) = Reaped::get(&self.ended.lock().unwrap_or_else(PoisonError::into_inner)) {
+                return ended;
+            }
+            woken.await;
+        }
+    }
+
+    fn wait_blocking(&self) -> io::Result<Ended> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(ended) = Reaped::get(&ended) {
+                return ended;
+            }
+            ended = self.blocking.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 /// Starts further processes in a running container.
@@ -86,6 +135,10 @@ impl Child {
         if let Some(exit) = self.ended {
             return Ok(exit);
         }
+        if let Some(reaped) = self.reaped.clone() {
+            let ended = reaped.wait().await?;
+            return Ok(self.finish(ended));
+        }
         // SAFETY: the registration holds a share of the descriptor, which is never closed or replaced while shared.
         #[expect(unsafe_code, reason = "the reactor asks for a promise about the descriptor's life")]
         let poll = unsafe { AsyncFd::register_with_interest(Arc::clone(&self.pidfd), tokio::io::Interest::READABLE) };
@@ -109,7 +162,10 @@ impl Child {
         if let Some(exit) = self.ended {
             return Ok(exit);
         }
-        let ended = sys::process::wait(&*self.pidfd)?;
+        let ended = match &self.reaped {
+            Some(reaped) => reaped.wait_blocking()?,
+            None => sys::process::wait(&*self.pidfd)?,
+        };
         Ok(self.finish(ended))
     }
 
@@ -188,6 +244,9 @@ impl Drop for Child {
         }
         // It may be uninterruptible for a while: reap it, and tidy up, on a thread of its own.
         let _ = self.kill();
+        if self.reaped.is_some() {
+            return;
+        }
         if let Ok(Some(_)) = sys::process::try_wait(&*self.pidfd) {
             self.aftermath.take().map(Aftermath::tidy);
             return;

@@ -16,7 +16,7 @@ mod user;
 
 pub use child::{Child, Exit};
 pub use error::StartError;
-pub use native::Native;
+pub use native::{Native, Options};
 
 /// Something that starts containers.
 pub trait Runtime: Send + Sync {

@@ -40,9 +40,9 @@ pub(crate) fn program_paths(path: &[u8], name: &[u8]) -> Vec<Vec<u8>> {
     found
 }
 
-/// The value of a variable in an environment, the last one as a shell would see it.
+/// The value of a variable in an environment, the first one as `getenv` finds it.
 pub(crate) fn variable<'a>(env: &'a [Vec<u8>], name: &str) -> Option<&'a [u8]> {
-    env.iter().rev().find_map(|e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    env.iter().find_map(|e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// Files that hold the certificate authorities of common distributions, in the order they are tried.
@@ -66,9 +66,9 @@ mod tests {
     }
 
     #[test]
-    fn the_last_setting_of_a_variable_counts() {
+    fn the_first_setting_of_a_variable_counts() {
         let env = [b"A=1".to_vec(), b"PATHS=x".to_vec(), b"A=2".to_vec()];
-        assert_eq!(variable(&env, "A"), Some(b"2".as_slice()));
+        assert_eq!(variable(&env, "A"), Some(b"1".as_slice()));
         assert_eq!(variable(&env, "PATH"), None);
     }
 }

@@ -24,8 +24,10 @@ pub(super) enum Op {
     Loopback,
     /// Set the hostname.
     Hostname(Vec<u8>),
-    /// Mount a new filesystem on the directory that `target` is open on, remembering its root in a slot.
-    Mount { fstype: &'static CStr, options: Vec<(CString, CString)>, attrs: u32, target: RawFd, slot: usize },
+    /// Mount a new filesystem, remembering its root in a slot.
+    Mount { fstype: &'static CStr, options: Vec<(CString, Option<CString>)>, attrs: u32, target: Target, slot: usize },
+    /// Mount what is detached, remembering its root in a slot.
+    Attach { mount: RawFd, target: Target, slot: usize },
     /// Cover a path below a slot's mount, if it exists: a directory by `dir`, anything else by `file`.
     Mask { slot: usize, path: CString, dir: RawFd, file: RawFd },
     /// Make a path below a slot's mount read-only, if it exists.
@@ -54,6 +56,15 @@ pub(super) enum Op {
     Signals,
     /// Execute the file that `program` is open on, or the first of `paths` that can be.
     Exec { program: Option<RawFd>, paths: Vec<CString>, argv: Pointers, envp: Pointers },
+}
+
+/// Where to mount.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// On what is open here.
+    At(RawFd),
+    /// On this path below a slot's mount, without links.
+    Below { slot: usize, path: CString },
 }
 
 /// Null-terminated strings behind a null-terminated array, as `execve` wants them.
@@ -104,6 +115,8 @@ impl Op {
             Op::Loopback => "bring the loopback device up".into(),
             Op::Hostname(name) => format!("set the hostname to `{}`", crate::error::shown(name)),
             Op::Mount { fstype, .. } => format!("mount {}", shown(fstype)),
+            Op::Attach { target: Target::Below { path, .. }, .. } => format!("mount on `{}`", shown(path)),
+            Op::Attach { .. } => "mount a directory".into(),
             Op::Mask { path, .. } => format!("mask `{}`", shown(path)),
             Op::Readonly { path, .. } => format!("make `{}` read-only", shown(path)),
             Op::Pivot { .. } => "make the container's root the root".into(),
@@ -161,12 +174,10 @@ fn run(op: &Op, slots: &mut Slots) -> Result<(), i32> {
         Op::Loopback => loopback(),
         Op::Hostname(name) => call(libc::SYS_sethostname, [name.as_ptr().addr(), name.len(), 0, 0, 0, 0]).map(drop),
         Op::Mount { fstype, options, attrs, target, slot } => {
-            let root = mount(fstype, options, *attrs, *target)?;
-            if let Some(place) = slots.get_mut(*slot) {
-                *place = root;
-            }
-            Ok(())
+            let root = mount(fstype, options, *attrs)?;
+            place(root, target, *slot, slots)
         }
+        Op::Attach { mount, target, slot } => place(*mount as usize, target, *slot, slots),
         Op::Mask { slot, path, dir, file } => mask(slot_of(slots, *slot), path, *dir, *file),
         Op::Readonly { slot, path } => readonly(slot_of(slots, *slot), path),
         Op::Pivot { root } => pivot(*root),
@@ -224,20 +235,40 @@ fn loopback() -> Result<(), i32> {
     done.map(drop)
 }
 
+const FSCONFIG_SET_FLAG: usize = 0;
 const FSCONFIG_SET_STRING: usize = 1;
 const FSCONFIG_CMD_CREATE: usize = 6;
 const MOVE_EMPTY: usize = 0x4 | 0x40;
 
-fn mount(fstype: &CStr, options: &[(CString, CString)], attrs: u32, target: RawFd) -> Result<RawFd, i32> {
+/// Makes a new filesystem and returns its detached root.
+fn mount(fstype: &CStr, options: &[(CString, Option<CString>)], attrs: u32) -> Answer {
     let context = call(libc::SYS_fsopen, [fstype.as_ptr().addr(), 1, 0, 0, 0, 0])?;
     for (key, value) in options {
-        call(libc::SYS_fsconfig, [context, FSCONFIG_SET_STRING, key.as_ptr().addr(), value.as_ptr().addr(), 0, 0])?;
+        let (command, value) = match value {
+            Some(value) => (FSCONFIG_SET_STRING, value.as_ptr().addr()),
+            None => (FSCONFIG_SET_FLAG, 0),
+        };
+        call(libc::SYS_fsconfig, [context, command, key.as_ptr().addr(), value, 0, 0])?;
     }
     call(libc::SYS_fsconfig, [context, FSCONFIG_CMD_CREATE, 0, 0, 0, 0])?;
     let root = call(libc::SYS_fsmount, [context, 1, attrs as usize, 0, 0, 0])?;
     close(context);
-    attach(root, target as usize)?;
-    Ok(root as RawFd)
+    Ok(root)
+}
+
+fn place(mount: usize, target: &Target, slot: usize, slots: &mut Slots) -> Result<(), i32> {
+    match target {
+        Target::At(fd) => attach(mount, *fd as usize)?,
+        Target::Below { slot, path } => {
+            let target = beneath(slot_of(slots, *slot), path)?;
+            attach(mount, target)?;
+            close(target);
+        }
+    }
+    if let Some(place) = slots.get_mut(slot) {
+        *place = mount as RawFd;
+    }
+    Ok(())
 }
 
 fn attach(mount: usize, target: usize) -> Result<(), i32> {

@@ -6,12 +6,13 @@
 
 use std::{
     ffi::CString,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, SealFlags},
+    mount::MountAttrFlags,
     pipe::PipeFlags,
     process::PidfdFlags,
 };
@@ -25,21 +26,39 @@ use crate::{
     spec::{Net, Spec, Stdio},
 };
 
+mod ca;
+mod cgroup;
 mod dev;
 mod enter;
+mod join;
 mod prepare;
 mod spawner;
 mod stage;
 mod stubs;
 
-use enter::{Op, Pointers};
+use enter::{Op, Pointers, Target};
 use stage::{Place, Stage};
 
 /// Containers made by this very process.
 #[derive(Debug)]
 pub struct Native {
-    pool: spawner::Pool,
+    pool: Arc<spawner::Pool>,
     shared: Arc<Shared>,
+}
+
+/// What a [`Native`] runtime uses of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// Put containers into control groups where the machine has them. Without, device nodes that containers make are
+    /// held back by mount flags, and running out of memory looks like any other kill.
+    pub cgroups: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { cgroups: true }
+    }
 }
 
 /// What every start needs.
@@ -49,6 +68,12 @@ struct Shared {
     engine: OwnedFd,
     /// The host's `/dev/null`.
     null: OwnedFd,
+    /// The host's `/dev`.
+    dev: OwnedFd,
+    cgroups: Arc<cgroup::Cgroups>,
+    /// Controllers of the old hierarchies, when there are any.
+    legacy: Vec<Vec<String>>,
+    unified_only: bool,
     /// The init program; made when first needed.
     init: Mutex<Option<Arc<OwnedFd>>>,
     capabilities: u64,
@@ -64,33 +89,54 @@ impl Native {
     /// # Errors
     /// When the process lacks the rights to make namespaces.
     pub fn new() -> Result<Native, StartError> {
+        Native::with(Options::default())
+    }
+
+    /// [`Native::new`], but not with everything that the machine has.
+    ///
+    /// # Errors
+    /// As for [`Native::new`].
+    pub fn with(options: Options) -> Result<Native, StartError> {
         sys::process::forbid_dumping().step(|| "forbid dumping this process".into())?;
         let engine = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).step(|| "open this process".into())?;
+        let dev = rustix::fs::open("/dev", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let membership = cgroup::Membership::read();
+        let cgroups = Arc::new(if options.cgroups { cgroup::Cgroups::new() } else { cgroup::Cgroups::none() });
         let shared = Shared {
             engine: high(engine)?,
             null: host_null()?,
+            dev: dev.step(|| "open `/dev`".into())?,
+            cgroups: Arc::clone(&cgroups),
+            unified_only: membership.is_unified(),
+            legacy: membership.legacy.into_iter().map(|(controllers, _)| controllers).collect(),
             init: Mutex::new(None),
             capabilities: sys::process::bounding_set(),
             last_capability: sys::process::last_capability(),
         };
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-        Ok(Native { pool: spawner::Pool::new(threads)?, shared: Arc::new(shared) })
+        Ok(Native { pool: Arc::new(spawner::Pool::new(threads, &cgroups)?), shared: Arc::new(shared) })
     }
 }
 
 impl Runtime for Native {
     fn start(&self, spec: Spec) -> Result<Child, StartError> {
-        if let Some(arg) = spec.argv.iter().chain(&spec.env).chain([&spec.cwd]).find(|s| s.contains(&0)) {
-            return Err(StartError::Spec(format!("`{}` contains a NUL byte", shown(arg))));
-        }
-        let start = Start::prepare(Arc::clone(&self.shared), spec)?;
+        check_no_nul(&spec.argv, &spec.env, &spec.cwd)?;
+        let start = Start::prepare(Arc::clone(&self.shared), Arc::downgrade(&self.pool), spec)?;
         self.pool.run(move |spawner| start.run(spawner))
+    }
+}
+
+fn check_no_nul(argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &Vec<u8>) -> Result<(), StartError> {
+    match argv.iter().chain(env).chain([cwd]).find(|s| s.contains(&0)) {
+        Some(text) => Err(StartError::Spec(format!("`{}` contains a NUL byte", shown(text)))),
+        None => Ok(()),
     }
 }
 
 /// A start between its first and its second part.
 struct Start {
     shared: Arc<Shared>,
+    pool: Weak<spawner::Pool>,
     root: prepare::Detached,
     mounts: Vec<prepare::Prepared>,
     init: Option<Arc<OwnedFd>>,
@@ -110,44 +156,57 @@ struct Rest {
     resolv_conf: Option<Vec<u8>>,
     privileged: bool,
     rlimits: Vec<crate::spec::Rlimit>,
+    authorities: Option<String>,
 }
 
 impl Start {
-    fn prepare(shared: Arc<Shared>, spec: Spec) -> Result<Start, StartError> {
-        let Spec { root, mounts, argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, init, ca_bundle: _, rlimits } = spec;
+    fn prepare(shared: Arc<Shared>, pool: Weak<spawner::Pool>, spec: Spec) -> Result<Start, StartError> {
+        let Spec { root, mounts, argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, init, ca_bundle, rlimits } = spec;
+        let authorities = ca_bundle.and_then(|path| ca::read_host(&path));
         let init = if init { Some(shared.init()?) } else { None };
         let root = prepare::root(root)?;
         let mounts = mounts.into_iter().map(prepare::mount).collect::<Result<_, _>>()?;
-        let spec = Rest { argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, rlimits };
-        Ok(Start { shared, root, mounts, init, spec })
+        let spec = Rest { argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, rlimits, authorities };
+        Ok(Start { shared, pool, root, mounts, init, spec })
     }
 
     fn run(self, spawner: &mut spawner::Spawner) -> Result<Child, StartError> {
-        let mut stubs = stubs::Stubs::default();
-        match self.spawn(spawner, &mut stubs) {
+        let cgroup = self.shared.cgroups.group(self.spec.privileged).step(|| "make the container's control group".into())?;
+        let cgroup_dir = cgroup.directory().map(|d| d.try_clone_to_owned()).transpose().step(|| "keep the control group".into())?;
+        let join = join::Join { pool: self.pool.clone(), shared: Arc::clone(&self.shared), cgroup: cgroup_dir, privileged: self.spec.privileged };
+        let mut after = After { stubs: stubs::Stubs::default(), cgroup };
+        match self.spawn(spawner, &mut after) {
             Ok(mut child) => {
-                child.aftermath = Some(Box::new(After { stubs }));
+                child.joiner = Some(Arc::new(join));
+                child.aftermath = Some(Box::new(after));
                 Ok(child)
             }
             Err(e) => {
                 // The layers are only free to be tidied when nothing keeps them mounted.
                 spawner.come_home().step(|| "leave the container's namespaces".into())?;
-                stubs.remove();
+                Box::new(after).tidy();
                 Err(e)
             }
         }
     }
 
-    fn spawn(self, spawner: &mut spawner::Spawner, stubs: &mut stubs::Stubs) -> Result<Child, StartError> {
-        let Start { shared, root, mounts, init, mut spec } = self;
-        let mut stage = Stage::new(spawner.fresh()?, root, !spec.privileged, stubs)?;
-        let dev = stage.system_mounts(spec.privileged)?;
+    fn spawn(self, spawner: &mut spawner::Spawner, after: &mut After) -> Result<Child, StartError> {
+        let Start { shared, pool: _, root, mounts, init, mut spec } = self;
+        let nodev = !spec.privileged && !shared.cgroups.guards_devices();
+        let mut stage = Stage::new(spawner.fresh()?, root, nodev, &mut after.stubs)?;
+        let dev = stage.system_mounts(spec.privileged.then(|| shared.dev.as_fd()))?;
+        let groups = if spec.privileged && !shared.unified_only { legacy_groups(&shared.legacy)? } else { None };
         for mount in mounts {
             stage.mount(mount)?;
         }
         for (target, contents) in [("/etc/hosts", spec.hosts.take()), ("/etc/resolv.conf", spec.resolv_conf.take())] {
             if let Some(contents) = contents {
                 stage.mount_text(target, contents)?;
+            }
+        }
+        if let Some(host) = spec.authorities.take() {
+            for (path, bundle) in ca::merged(stage.root.as_fd(), &host) {
+                stage.mount_text(path, bundle)?;
             }
         }
         let identity = stage.identity(&spec.user)?;
@@ -159,7 +218,7 @@ impl Start {
         let status = if init.is_some() { Some(StatusPipe::new()?) } else { None };
 
         let mut ops = Vec::with_capacity(48);
-        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP;
         match &spec.net {
             Net::Host => {}
             Net::None => {
@@ -170,6 +229,10 @@ impl Start {
         }
         ops.push(Op::Hostname(spec.hostname.into_bytes()));
         system_ops(&mut ops, &stage, &dev, spec.privileged);
+        group_ops(&mut ops, &shared, spec.privileged, groups.as_ref())?;
+        if !spec.privileged {
+            mask_ops(&mut ops, &stage, &dev);
+        }
         ops.push(Op::Pivot { root: stage.root.as_raw_fd() });
         let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
         let program = match &init {
@@ -189,19 +252,19 @@ impl Start {
         };
         process.ops(&shared, &mut ops)?;
 
-        let (pid, pidfd) = clone(spawner, flags, ops, &name)?;
+        let (pid, pidfd) = clone(spawner, flags, after.cgroup.directory(), ops, &name)?;
         drop(streams);
-        let child = Child { pid, pidfd: Arc::new(pidfd), terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None };
+        let child = Child { pid, pidfd: Arc::new(pidfd), terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, reaped: None };
         finish(child, status, &name)
     }
 }
 
 /// Starts the child and returns when it has executed its program, or reports the step at which it could not.
-fn clone(spawner: &mut spawner::Spawner, flags: i32, ops: Vec<Op>, program: &str) -> Result<(i32, OwnedFd), StartError> {
+fn clone(spawner: &mut spawner::Spawner, flags: i32, cgroup: Option<BorrowedFd<'_>>, ops: Vec<Op>, program: &str) -> Result<(i32, OwnedFd), StartError> {
     let child = enter::Child::new(ops);
     // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
     #[expect(unsafe_code, reason = "the one place where a child is started")]
-    let cloned = unsafe { sys::clone::vfork(flags as u64, None, &mut spawner.stack, enter::enter, (&raw const child).cast_mut().cast()) };
+    let cloned = unsafe { sys::clone::vfork(flags as u64, cgroup, &mut spawner.stack, enter::enter, (&raw const child).cast_mut().cast()) };
     let cloned = cloned.step(|| "start a process in new namespaces".into())?;
     if let Some((op, errno)) = child.failure() {
         let _ = sys::process::wait(&cloned.pidfd);
@@ -212,11 +275,14 @@ fn clone(spawner: &mut spawner::Spawner, flags: i32, ops: Vec<Op>, program: &str
 
 /// Hears from the init whether the program runs.
 fn finish(mut child: Child, status: Option<StatusPipe>, program: &str) -> Result<Child, StartError> {
-    if let Some(errno) = status.map(StatusPipe::wait).transpose()?.flatten() {
-        let _ = child.wait_blocking();
-        return Err(program_failure(program, errno));
-    }
-    Ok(child)
+    let failed = match status.map(StatusPipe::wait).transpose() {
+        Ok(None | Some(None)) => return Ok(child),
+        Ok(Some(Some(errno))) => program_failure(program, errno),
+        Err(e) => e,
+    };
+    let _ = child.kill();
+    let _ = child.wait_blocking();
+    Err(failed)
 }
 
 /// The part of the child's steps that is the same for a container's first process and for a later one.
@@ -271,26 +337,67 @@ impl Process {
     }
 }
 
-/// The steps that only the child can do in its new pid, network and ipc namespaces.
+const PROC: usize = 0;
+const SYS: usize = 1;
+const GROUPS: usize = 2;
+const OTHER: usize = 3;
+
+/// The filesystems that only the child can make, in its new pid, network and ipc namespaces.
 fn system_ops(ops: &mut Vec<Op>, stage: &Stage<'_>, dev: &dev::Dev, privileged: bool) {
-    const PROC: usize = 0;
-    const SYS: usize = 1;
-    const OTHER: usize = 2;
     let safe = (libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC) as u32;
     let readonly = if privileged { 0 } else { libc::MOUNT_ATTR_RDONLY as u32 };
-    let filesystems = [
-        (Place::Proc, c"proc", safe, PROC),
-        (Place::Sys, c"sysfs", safe | readonly, SYS),
-        (Place::Mqueue, c"mqueue", safe, OTHER),
-    ];
-    for (place, fstype, attrs, slot) in filesystems {
-        if let Some(target) = stage.place(place) {
-            ops.push(Op::Mount { fstype, options: Vec::new(), attrs, target: target.as_raw_fd(), slot });
+    let at = |fd: BorrowedFd<'_>| Target::At(fd.as_raw_fd());
+    let mount = |fstype, attrs, target, slot| Op::Mount { fstype, options: Vec::new(), attrs, target, slot };
+    ops.extend(stage.place(Place::Proc).map(|fd| mount(c"proc", safe, at(fd), PROC)));
+    ops.extend(stage.place(Place::Sys).map(|fd| mount(c"sysfs", safe | readonly, at(fd), SYS)));
+    ops.push(mount(c"mqueue", safe, at(dev.mqueue.as_fd()), OTHER));
+}
+
+/// The control groups below `/sys/fs/cgroup`, seen from the container's own on. Old hierarchies are only for privileged
+/// containers, which may run an engine themselves.
+fn group_ops(ops: &mut Vec<Op>, shared: &Shared, privileged: bool, places: Option<&OwnedFd>) -> Result<(), StartError> {
+    let safe = (libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC) as u32;
+    let readonly = if privileged { 0 } else { libc::MOUNT_ATTR_RDONLY as u32 };
+    let top = || Target::Below { slot: SYS, path: c"fs/cgroup".into() };
+    if shared.unified_only {
+        ops.push(Op::Mount { fstype: c"cgroup2", options: Vec::new(), attrs: safe | readonly, target: top(), slot: GROUPS });
+    }
+    let Some(places) = places else { return Ok(()) };
+    ops.push(Op::Attach { mount: places.as_raw_fd(), target: top(), slot: GROUPS });
+    let below = |name: &str| Ok::<_, StartError>(Target::Below { slot: GROUPS, path: string(name.into())? });
+    for controllers in &shared.legacy {
+        let mut options = Vec::new();
+        for controller in controllers {
+            match controller.strip_prefix("name=") {
+                Some(name) => options.extend([(c"none".to_owned(), None), (c"name".to_owned(), Some(string(name.into())?))]),
+                None => options.push((string(controller.as_str().into())?, None)),
+            }
         }
+        ops.push(Op::Mount { fstype: c"cgroup", options, attrs: safe, target: below(&place_of(controllers))?, slot: OTHER });
     }
-    if privileged {
-        return;
+    ops.push(Op::Mount { fstype: c"cgroup2", options: Vec::new(), attrs: safe, target: below("unified")?, slot: OTHER });
+    Ok(())
+}
+
+/// A tmpfs with one directory per old hierarchy.
+fn legacy_groups(hierarchies: &[Vec<String>]) -> Result<Option<OwnedFd>, StartError> {
+    if hierarchies.is_empty() {
+        return Ok(None);
     }
+    let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let places = sys::mount::filesystem("tmpfs", &[("mode", "755"), ("size", "64k")], attrs)?;
+    for name in hierarchies.iter().map(|h| place_of(h)).chain(["unified".to_owned()]) {
+        rustix::fs::mkdirat(&places, &name, Mode::from_raw_mode(0o755)).step(|| format!("make a directory for control group `{name}`"))?;
+    }
+    Ok(Some(places))
+}
+
+fn place_of(controllers: &[String]) -> String {
+    controllers.iter().map(|c| c.strip_prefix("name=").unwrap_or(c)).collect::<Vec<_>>().join(",").replace('/', "_")
+}
+
+/// What an ordinary container must not see or change.
+fn mask_ops(ops: &mut Vec<Op>, stage: &Stage<'_>, dev: &dev::Dev) {
     let (dir, file) = (stage.empty().as_raw_fd(), dev.null.as_raw_fd());
     let path = |p: &&str| CString::new(*p).ok();
     ops.extend(plan::MASKED_PROC.iter().filter_map(path).map(|path| Op::Mask { slot: PROC, path, dir, file }));
@@ -301,12 +408,13 @@ fn system_ops(ops: &mut Vec<Op>, stage: &Stage<'_>, dev: &dev::Dev, privileged: 
 /// What the runtime tidies up after a container.
 struct After {
     stubs: stubs::Stubs,
+    cgroup: cgroup::Cgroup,
 }
 
 impl Aftermath for After {
     fn tidy(self: Box<Self>) -> Tidied {
         self.stubs.remove();
-        Tidied::default()
+        Tidied { out_of_memory: self.cgroup.remove() }
     }
 }
 

@@ -16,7 +16,7 @@ use rustix::{
 };
 use sys::clone::Stack;
 
-use super::dev;
+use super::{cgroup::Cgroups, dev};
 use crate::{StartError, error::Step as _};
 
 /// Where the parts of a container are put together, below the tiny namespace's root.
@@ -33,42 +33,60 @@ type Delivery = Box<dyn FnOnce() + Send>;
 /// A handful of spawner threads.
 #[derive(Debug)]
 pub(super) struct Pool {
-    jobs: Mutex<mpsc::Sender<Job>>,
+    /// Present until the pool is dropped.
+    jobs: Option<Mutex<mpsc::Sender<Job>>>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Pool {
     /// Starts `threads` threads.
-    pub(super) fn new(threads: usize) -> Result<Pool, StartError> {
+    pub(super) fn new(threads: usize, cgroups: &Arc<Cgroups>) -> Result<Pool, StartError> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
+        let mut pool = Pool { jobs: Some(Mutex::new(jobs)), threads: Vec::new() };
         for i in 0..threads.max(1) {
-            let queue = Arc::clone(&queue);
+            let (queue, cgroups) = (Arc::clone(&queue), Arc::clone(cgroups));
             let (ready, started) = mpsc::channel();
-            thread::Builder::new()
+            let handle = thread::Builder::new()
                 .name(format!("bodkin-start-{i}"))
-                .spawn(move || match Spawner::new() {
-                    Ok(spawner) => {
-                        let _ = ready.send(Ok(()));
-                        serve(spawner, &queue);
-                    }
-                    Err(e) => {
-                        let _ = ready.send(Err(e));
+                .spawn(move || {
+                    cgroups.adopt_thread();
+                    match Spawner::new() {
+                        Ok(spawner) => {
+                            let _ = ready.send(Ok(()));
+                            serve(spawner, &queue);
+                        }
+                        Err(e) => {
+                            let _ = ready.send(Err(e));
+                        }
                     }
                 })
                 .step(|| "start a thread".into())?;
             started.recv().unwrap_or_else(|_| Err(gone()))?;
+            pool.threads.push(handle);
         }
-        Ok(Pool { jobs: Mutex::new(jobs) })
+        Ok(pool)
     }
 
-    /// Runs `job` on one of the threads and waits for its answer.
+    /// Runs `job` on one of the threads and waits for its answer. The job must not start threads: they would share the
+    /// spawner's root, and keep it from changing namespaces.
     pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Spawner) -> Result<T, StartError> + Send + 'static) -> Result<T, StartError> {
         let (answer, answered) = mpsc::sync_channel(1);
         let job: Job = Box::new(move |spawner| {
             let result = job(spawner);
             Box::new(move || drop(answer.send(result)))
         });
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).map_err(|_| gone())?;
+        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+        jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).map_err(|_| gone())?;
         answered.recv().unwrap_or_else(|_| Err(gone()))
     }
 }

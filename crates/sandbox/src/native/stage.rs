@@ -78,15 +78,19 @@ impl<'a> Stage<'a> {
         self.later.iter().find(|(p, _)| *p == place).map(|(_, fd)| fd.as_fd())
     }
 
-    /// `/proc`, `/sys` and `/dev`. They must not be links in the image: what is masked must be what is looked at.
-    pub(super) fn system_mounts(&mut self, privileged: bool) -> Result<Dev, StartError> {
+    /// `/proc`, `/sys` and `/dev`, the last with the host's devices if its `/dev` is given. They must not be links in the
+    /// image: what is masked must be what is looked at.
+    pub(super) fn system_mounts(&mut self, host_dev: Option<BorrowedFd<'_>>) -> Result<Dev, StartError> {
         for (place, path) in [(Place::Proc, "proc"), (Place::Sys, "sys")] {
             let target = self.plain_directory(path)?;
             self.later.push((place, target));
         }
         let target = self.plain_directory("dev")?;
-        let nodes = (!privileged && !self.nodev.is_empty()).then(|| self.workshop.nodes.as_fd());
+        let nodes = (!self.nodev.is_empty()).then(|| self.workshop.nodes.as_fd());
         let dev = dev::mount(target.as_fd(), nodes)?;
+        if let Some(host) = host_dev {
+            dev::add_host_devices(dev.root.as_fd(), host).step(|| "make the host's devices in `/dev`".into())?;
+        }
         let mqueue = dev.mqueue.try_clone().step(|| "keep `/dev/mqueue`".into())?;
         self.later.push((Place::Mqueue, mqueue));
         Ok(dev)

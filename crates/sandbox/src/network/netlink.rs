@@ -25,7 +25,6 @@ pub(super) const APPEND: u16 = 0x800;
 
 const HEADER: usize = 16;
 const ERROR: u16 = 2;
-const DONE: u16 = 3;
 /// `NLA_F_NESTED`
 const NESTED: u16 = 0x8000;
 /// Answers are small: an error repeats at most the header of the message it is about.
@@ -148,23 +147,27 @@ impl Socket {
         Ok(Socket { fd })
     }
 
-    /// Sends the messages and waits for the answer to each that asked for one; the first refusal is the error.
+    /// Sends the messages and reads the answer to each that asked for one; the first refusal is the error.
     ///
     /// # Errors
-    /// What the kernel answered; `InvalidData` when it answered nonsense.
+    /// What the kernel answered; `InvalidData` when it answered nonsense, or not at all.
     pub(super) fn apply(&self, batch: &Batch) -> io::Result<()> {
         self.send(batch)?;
         let mut waiting = batch.acked();
         let mut first: io::Result<()> = Ok(());
         while waiting > 0 {
-            self.receive(|kind, body| {
+            let received = self.receive(|kind, body| {
                 if kind == ERROR {
                     waiting = waiting.saturating_sub(1);
                     if first.is_ok() {
                         first = code(body);
                     }
                 }
-            })?;
+            });
+            if let Err(error) = received {
+                // A batch refused as a whole is answered once.
+                return first.and(Err(error));
+            }
         }
         first
     }
@@ -193,9 +196,10 @@ impl Socket {
         Ok(())
     }
 
+    /// The kernel answers within the call that sends, so nothing is ever waited for.
     fn receive(&self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
         let mut buffer = vec![0; ANSWER];
-        let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::empty()))?;
+        let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT)).map_err(silent)?;
         let mut rest = buffer.get(..length).unwrap_or_default();
         while let Some((kind, body, next)) = split(rest) {
             each(kind, body);
@@ -221,6 +225,13 @@ impl Batch {
             rest = next;
         }
         count
+    }
+}
+
+fn silent(error: rustix::io::Errno) -> io::Error {
+    match error {
+        rustix::io::Errno::AGAIN => io::Error::new(io::ErrorKind::InvalidData, "no answer from the kernel"),
+        error => error.into(),
     }
 }
 
@@ -280,7 +291,7 @@ mod tests {
     #[test]
     fn torn_answers_are_no_answers() {
         let mut batch = Batch::default();
-        batch.message(DONE, REQUEST, |m| {
+        batch.message(3, REQUEST, |m| {
             m.number(1, 2);
         });
         for end in 0..batch.bytes().len() {

@@ -179,8 +179,6 @@ fn root_mounts_show_their_sources() {
     assert!(image.changes().is_empty(), "{:?}", image.changes());
 }
 
-const EXPECTED: &str = "go\n/dev/pts/0\n33 99\nyes\n1000\n0     ptmx\n\n\n";
-
 #[test]
 fn root_a_terminal_is_the_containers_own() {
     if !able() {
@@ -203,7 +201,9 @@ fn root_a_terminal_is_the_containers_own() {
             out.extend_from_slice(&chunk[..n]);
         }
         assert_eq!(child.wait_blocking().unwrap(), Exit::Code(3), "{}", String::from_utf8_lossy(&out));
-        assert_eq!(String::from_utf8_lossy(&out).replace('\r', ""), format!("{EXPECTED}"), "init: {init}");
+        // The terminal echoes what is typed, before or after the first answer.
+        let out = String::from_utf8_lossy(&out).replace('\r', "").replacen("go\n", "", 1);
+        assert_eq!(out, "/dev/pts/0\n33 99\nyes\n1000\n0     ptmx\n\n\n", "init: {init}");
     }
 }
 

@@ -4,7 +4,9 @@ mod kit;
 mod probe;
 
 mod basics;
+mod exec;
 mod hostile;
 mod isolation;
+mod privileged;
 mod processes;
 mod stubs;

@@ -50,13 +50,17 @@ fn root_signals_reach_the_program_and_its_group() {
         assert_eq!(child.wait_blocking().unwrap(), Exit::Code(5), "{name}");
     }
     // A child of the program in its process group hears it too: the shell itself waits and only its child would end.
-    let (mut child, out) = start(native(), image.script("trap : TERM; sleep 1000 & echo ready; wait; wait; echo over")).unwrap();
+    let (mut child, out) = start(native(), image.script(
+        "trap : TERM; sh -c \"trap 'exit 0' TERM; echo ready; while :; do sleep 1000 & wait \\$!; done\" & wait; wait; echo over",
+    )).unwrap();
     let mut out = BufReader::new(out);
     let mut text = String::new();
     out.read_line(&mut text).unwrap();
     child.signal(libc::SIGTERM).unwrap();
     out.read_to_string(&mut text).unwrap();
-    assert_eq!((text.as_str(), child.wait_blocking().unwrap()), ("ready\nover\n", Exit::Code(0)));
+    // The shell may say that a grandchild was terminated.
+    assert!(text.starts_with("ready\n") && text.ends_with("over\n"), "{text}");
+    assert_eq!(child.wait_blocking().unwrap(), Exit::Code(0));
 }
 
 #[test]
