@@ -83,7 +83,7 @@ pub fn run(options: Options) -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     match try_run(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(RunError::Open(engine::engine::OpenError::Store { source, .. })) if source.is_locked() => {
+        Err(RunError::Open(engine::engine::OpenError::Store { source: source @ store::OpenError::InUse { .. }, .. })) => {
             tracing::info!("{}", graph::error::chain(&source));
             ExitCode::from(wire::paths::EXIT_ANOTHER_RUNS)
         }

@@ -16,7 +16,7 @@ use crate::{
     Ctx,
     config::Config,
     flight::Flights,
-    network::{ExecNetwork, Networking},
+    network::Networking,
     node::{Key, Outcome},
 };
 
@@ -42,7 +42,8 @@ pub struct Engine {
     pub ca_bundle: Option<PathBuf>,
     /// Scratch space for sockets: a directory that is emptied at start.
     pub run_dir: PathBuf,
-    networking: Networking,
+    /// The network of execs.
+    pub networking: Networking,
     blocking_slots: tokio::sync::Semaphore,
     volume_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -179,10 +180,6 @@ impl Engine {
         }
     }
 
-    /// Network for one exec of a session.
-    pub async fn network_for(&self, ctx: &Ctx) -> ExecNetwork {
-        self.networking.take(&ctx.session).await
-    }
 }
 
 /// A volume's directory, used by one exec alone.

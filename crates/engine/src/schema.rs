@@ -10,12 +10,14 @@ pub const SDL: &[(&str, &str)] = &[
     ("cache_volume.graphql", include_str!("../../../schema/cache_volume.graphql")),
     ("changeset.graphql", include_str!("../../../schema/changeset.graphql")),
     ("container.graphql", include_str!("../../../schema/container.graphql")),
+    ("container_with.graphql", include_str!("../../../schema/container_with.graphql")),
     ("directives.graphql", include_str!("../../../schema/directives.graphql")),
     ("directory.graphql", include_str!("../../../schema/directory.graphql")),
     ("engine.graphql", include_str!("../../../schema/engine.graphql")),
     ("enums.graphql", include_str!("../../../schema/enums.graphql")),
     ("env_file.graphql", include_str!("../../../schema/env_file.graphql")),
     ("file.graphql", include_str!("../../../schema/file.graphql")),
+    ("function.graphql", include_str!("../../../schema/function.graphql")),
     ("git.graphql", include_str!("../../../schema/git.graphql")),
     ("host.graphql", include_str!("../../../schema/host.graphql")),
     ("inputs.graphql", include_str!("../../../schema/inputs.graphql")),
@@ -23,6 +25,7 @@ pub const SDL: &[(&str, &str)] = &[
     ("json_value.graphql", include_str!("../../../schema/json_value.graphql")),
     ("loaders.graphql", include_str!("../../../schema/loaders.graphql")),
     ("module.graphql", include_str!("../../../schema/module.graphql")),
+    ("module_source.graphql", include_str!("../../../schema/module_source.graphql")),
     ("query.graphql", include_str!("../../../schema/query.graphql")),
     ("scalars.graphql", include_str!("../../../schema/scalars.graphql")),
     ("secret.graphql", include_str!("../../../schema/secret.graphql")),
@@ -50,4 +53,23 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     secret::bind(&mut binder);
     volume::bind(&mut binder);
     Ok(binder.schema.build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SDL;
+
+    #[test]
+    fn every_file_of_the_schema_is_read() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schema");
+        let entries = std::fs::read_dir(dir).expect("the schema's folder");
+        let mut files: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.ends_with(".graphql")).collect();
+        files.sort();
+        assert_eq!(SDL.iter().map(|(name, _)| *name).collect::<Vec<_>>(), files);
+    }
+
+    #[test]
+    fn the_schema_builds() {
+        super::build().expect("bindings and declarations agree");
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 use graph::{call::Digest, error::Error, resolve::View};
 use wire::ClientInfo;
 
-use crate::{Ctx, link::ClientLink, node::Key, progress::Progress, secret::Plaintext};
+use crate::{Ctx, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress, secret::Plaintext};
 
 /// One user's connection: what it remembers and holds until it ends.
 pub struct Session {
@@ -21,6 +21,8 @@ pub struct Session {
     pub solver: Arc<graph::solve::Solver<Ctx>>,
     /// What its user sees.
     pub progress: Progress,
+    /// Its place in the network.
+    pub network: SessionNetwork,
     secrets: Mutex<HashMap<Digest, Plaintext>>,
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
     registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
@@ -50,7 +52,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     /// A session without clients.
     pub fn new(id: String, solver: Arc<graph::solve::Solver<Ctx>>, progress: Progress) -> Self {
-        Self { id, solver, progress, secrets: Mutex::default(), registry_auth: Mutex::default(), failures: Mutex::default() }
+        Self { id, solver, progress, network: SessionNetwork::default(), secrets: Mutex::default(), registry_auth: Mutex::default(), failures: Mutex::default() }
     }
 
     /// A secret's value.
@@ -77,7 +79,8 @@ impl Session {
     }
 
     /// Ends what the session still holds in the engine.
-    pub async fn close(&self, _engine: &crate::Engine) {
+    pub async fn close(&self, engine: &crate::Engine) {
+        engine.networking.close_session(&self.network);
         lock(&self.secrets).clear();
         lock(&self.registry_auth).clear();
     }

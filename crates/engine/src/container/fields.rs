@@ -30,9 +30,7 @@ pub fn bind(b: &mut Binder) {
     b.by_view("Container.stderr", Memo::Never, exec::stderr);
     b.bind("Container.exitCode", Memo::Never, exec::exit_code);
     b.bind("Container.rootfs", Memo::Session, files::rootfs);
-    b.bind("Container.fs", Memo::Session, files::rootfs);
     b.bind("Container.withRootfs", Memo::Session, files::with_rootfs);
-    b.bind("Container.withFS", Memo::Session, files::with_rootfs);
     b.bind("Container.directory", Memo::Session, files::directory);
     b.bind("Container.file", Memo::Session, files::file);
     b.bind("Container.withNewFile", Memo::Session, files::with_new_file);

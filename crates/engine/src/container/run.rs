@@ -136,7 +136,7 @@ async fn run_step(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], step: &Step) 
         }
     }
 
-    let network = ctx.engine.network_for(ctx).await;
+    let network = ctx.engine.networking.take(&ctx.session).await?;
     let (stdout_read, stdout_write) = pipe()?;
     let (stderr_read, stderr_write) = pipe()?;
     let (stdin_read, stdin_write) = match &plan.stdin {
@@ -146,7 +146,6 @@ async fn run_step(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], step: &Step) 
         }
         None => (None, None),
     };
-    let (net, hosts, resolv_conf) = network.into_parts(HOSTNAME);
     let spec = Spec {
         root,
         mounts,
@@ -156,9 +155,9 @@ async fn run_step(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], step: &Step) 
         user: UserSpec { name: plan.user.clone() },
         hostname: HOSTNAME.to_owned(),
         stdio: spec::Stdio { stdin: stdin_read, stdout: Some(stdout_write), stderr: Some(stderr_write), terminal: false },
-        net: net.spec(),
-        hosts: Some(hosts),
-        resolv_conf: Some(resolv_conf),
+        net: network.spec()?,
+        hosts: Some(network.hosts(HOSTNAME)),
+        resolv_conf: Some(network.resolv_conf()),
         privileged: plan.privileged,
         init: plan.init,
         ca_bundle: ctx.engine.ca_bundle.clone(),
@@ -194,7 +193,7 @@ async fn run_step(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], step: &Step) 
     let exit = exit.map_err(|e| fail(format!("cannot wait for the process: {}", graph::error::chain(&e))))?;
     let code = exit.code();
     drop(child);
-    drop(net);
+    drop(network);
     for (name, path, bytes) in [("stdout", &plan.redirect_stdout, &stdout), ("stderr", &plan.redirect_stderr, &stderr)] {
         if let Some(path) = path {
             write_redirect(ctx, plan, &held, path, bytes).await.map_err(|e| fail(format!("write redirect {name} file: {e}")))?;
