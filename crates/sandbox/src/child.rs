@@ -49,6 +49,8 @@ pub(crate) struct Tidied {
 pub struct Child {
     pub(crate) pid: i32,
     pub(crate) pidfd: Arc<OwnedFd>,
+    /// Who hears signals, when it is not the process that is waited for.
+    pub(crate) target: Option<OwnedFd>,
     /// The master side of the terminal, when one was asked for.
     pub terminal: Option<OwnedFd>,
     pub(crate) aftermath: Option<Box<dyn Aftermath>>,
@@ -185,7 +187,7 @@ impl Child {
     /// # Errors
     /// `ESRCH` when the process has ended.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        sys::process::signal(self.pidfd.as_fd(), signal)
+        sys::process::signal(self.target.as_ref().unwrap_or(&self.pidfd).as_fd(), signal)
     }
 
     /// Kills the process, and with a container's first process everything in the container. The end is still to be waited

@@ -1,6 +1,7 @@
 //! Run a process in a box: container, network, DNS.
 //!
-//! [`Runtime::start`] turns a [`spec::Spec`] into a running [`Child`]. [`Native`] is the runtime of the engine.
+//! [`Runtime::start`] turns a [`spec::Spec`] into a running [`Child`]. [`Native`] is the runtime of the engine,
+//! [`Runc`] one that lets another program do the work.
 //! An executable that uses it calls [`init::maybe_run`] first thing in `main`.
 
 mod caps;
@@ -8,15 +9,20 @@ mod child;
 mod error;
 pub mod init;
 mod native;
+mod parts;
 mod plan;
+mod program;
 mod rooted;
+mod runc;
 mod seccomp;
 pub mod spec;
+mod stubs;
 mod user;
 
 pub use child::{Child, Exit};
 pub use error::StartError;
 pub use native::{Native, Options};
+pub use runc::Runc;
 
 /// Something that starts containers.
 pub trait Runtime: Send + Sync {

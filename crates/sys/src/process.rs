@@ -98,3 +98,14 @@ pub fn unshare_mounts() -> io::Result<()> {
     // SAFETY: the descriptor table stays shared, which is what makes other unsharing unsafe.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(Into::into)
 }
+
+/// This process's soft and hard limit of a resource; `u64::MAX` is none.
+///
+/// # Errors
+/// `EINVAL` for a number that is no resource.
+pub fn limits(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = [0_u64; 2];
+    // SAFETY: the two numbers are what `prlimit64` writes, and they live across the call; the new limit is null.
+    let ret = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<u64>(), limit.as_mut_ptr()) };
+    if ret == 0 { Ok((limit[0], limit[1])) } else { Err(io::Error::last_os_error()) }
+}

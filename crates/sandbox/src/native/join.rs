@@ -7,12 +7,12 @@ use std::{
 
 use rustix::fs::{CWD, OFlags};
 
-use super::{Process, Program, Shared, Streams, clone, dev, enter::Op, spawner::Pool, stage};
+use super::{Process, Program, Shared, Streams, clone, dev, enter::Op, spawner::Pool};
 use crate::{
     Child, StartError,
     child::{Joiner, Reaped},
     error::{Step as _, shown},
-    rooted,
+    program, rooted,
     spec::ExecSpec,
     user,
 };
@@ -45,7 +45,7 @@ impl Joiner for Join {
         let (shared, privileged) = (Arc::clone(&self.shared), spec.privileged);
         let (pid, pidfd, terminal) = pool.run(move |spawner| {
             let identity = user::identify(root.as_fd(), &spec.user)?;
-            let paths = stage::find_program(root.as_fd(), &spec.argv, &spec.env, &spec.cwd)?;
+            let paths = program::find(root.as_fd(), &spec.argv, &spec.env, &spec.cwd)?;
             let terminal = if spec.stdio.terminal { Some(terminal(root.as_fd(), identity.uid)?) } else { None };
             let streams = Streams::new(spec.stdio, &shared.null, terminal.as_ref())?;
             let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
@@ -70,7 +70,7 @@ impl Joiner for Join {
         let pidfd = Arc::new(pidfd);
         // Unreaped, it would keep the container from ending.
         let reaped = Reaped::in_background(&pidfd).step(|| "start a thread".into())?;
-        Ok(Child { pid, pidfd, terminal, aftermath: None, ended: None, joiner: None, reaped: Some(reaped) })
+        Ok(Child { pid, pidfd, target: None, terminal, aftermath: None, ended: None, joiner: None, reaped: Some(reaped) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The runtime that this crate brings along: containers from bare Linux, a few milliseconds each.
 //!
-//! A start has three parts. `prepare` turns what is named by host paths into descriptors, on the caller's thread. `stage`
+//! A start has three parts. `parts` turns what is named by host paths into descriptors, on the caller's thread. `stage`
 //! puts the mount tree together on a spawner thread, in the mount namespace that the container will have. `enter` is the
 //! child: prepared steps made of bare system calls, up to the program's execution. `stubs` and `cgroup` tidy up afterwards.
 
@@ -22,8 +22,9 @@ use crate::{
     caps::Sets,
     child::{Aftermath, Tidied},
     error::{Step as _, shown},
-    init, plan, seccomp,
+    init, parts, plan, seccomp,
     spec::{Net, Spec, Stdio},
+    stubs,
 };
 
 mod ca;
@@ -31,10 +32,8 @@ mod cgroup;
 mod dev;
 mod enter;
 mod join;
-mod prepare;
 mod spawner;
 mod stage;
-mod stubs;
 
 use enter::{Op, Pointers, Target};
 use stage::{Place, Stage};
@@ -137,8 +136,8 @@ fn check_no_nul(argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &Vec<u8>) -> Result<(), 
 struct Start {
     shared: Arc<Shared>,
     pool: Weak<spawner::Pool>,
-    root: prepare::Detached,
-    mounts: Vec<prepare::Prepared>,
+    root: parts::Detached,
+    mounts: Vec<parts::Prepared>,
     init: Option<Arc<OwnedFd>>,
     spec: Rest,
 }
@@ -164,8 +163,8 @@ impl Start {
         let Spec { root, mounts, argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, init, ca_bundle, rlimits } = spec;
         let authorities = ca_bundle.and_then(|path| ca::read_host(&path));
         let init = if init { Some(shared.init()?) } else { None };
-        let root = prepare::root(root)?;
-        let mounts = mounts.into_iter().map(prepare::mount).collect::<Result<_, _>>()?;
+        let root = parts::root(root)?;
+        let mounts = mounts.into_iter().map(parts::mount).collect::<Result<_, _>>()?;
         let spec = Rest { argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, rlimits, authorities };
         Ok(Start { shared, pool, root, mounts, init, spec })
     }
@@ -196,13 +195,14 @@ impl Start {
         let mut stage = Stage::new(spawner.fresh()?, root, nodev, &mut after.stubs)?;
         let dev = stage.system_mounts(spec.privileged.then(|| shared.dev.as_fd()))?;
         let groups = if spec.privileged && !shared.unified_only { legacy_groups(&shared.legacy)? } else { None };
-        for mount in mounts {
-            stage.mount(mount)?;
-        }
+        // Before the mounts: one that covers `/etc` hides these too.
         for (target, contents) in [("/etc/hosts", spec.hosts.take()), ("/etc/resolv.conf", spec.resolv_conf.take())] {
             if let Some(contents) = contents {
                 stage.mount_text(target, contents)?;
             }
+        }
+        for mount in mounts {
+            stage.mount(mount)?;
         }
         if let Some(host) = spec.authorities.take() {
             for (path, bundle) in ca::merged(stage.root.as_fd(), &host) {
@@ -210,6 +210,7 @@ impl Start {
             }
         }
         let identity = stage.identity(&spec.user)?;
+        set_home(&mut spec.env, &identity);
         stage.working_directory(&spec.cwd, &identity)?;
         let paths = stage.program(&spec.argv, &spec.env, &spec.cwd)?;
         stage.finish()?;
@@ -254,8 +255,20 @@ impl Start {
 
         let (pid, pidfd) = clone(spawner, flags, after.cgroup.directory(), ops, &name)?;
         drop(streams);
-        let child = Child { pid, pidfd: Arc::new(pidfd), terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, reaped: None };
+        let child = Child { pid, pidfd: Arc::new(pidfd), target: None, terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, reaped: None };
         finish(child, status, &name)
+    }
+}
+
+/// Gives the environment a `HOME` when it has none: the user's, or `/`.
+fn set_home(env: &mut Vec<Vec<u8>>, identity: &crate::user::Identity) {
+    if !env.iter().any(|pair| pair.starts_with(b"HOME=")) {
+        let home = match &identity.home {
+            Some(home) if !home.is_empty() => home.as_slice(),
+            _ if identity.uid == 0 => b"/root",
+            _ => b"/",
+        };
+        env.push([b"HOME=", home].concat());
     }
 }
 
@@ -428,6 +441,7 @@ fn failure(op: &Op, errno: i32, program: &str) -> StartError {
 fn program_failure(program: &str, errno: i32) -> StartError {
     match errno {
         libc::ENOENT => StartError::UnknownProgram { name: program.into(), looked_in: "no such file, or its interpreter is missing".into() },
+        libc::EACCES => StartError::NotExecutable { name: program.into(), source: std::io::Error::from_raw_os_error(errno) },
         errno => StartError::Step { step: format!("execute `{program}`"), source: std::io::Error::from_raw_os_error(errno) },
     }
 }

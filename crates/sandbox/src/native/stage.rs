@@ -4,21 +4,21 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::{
-    fs::{FileType, Gid, Mode, OFlags, Uid},
+    fs::OFlags,
     mount::{MountAttrFlags, UnmountFlags},
 };
 
 use super::{
     dev::{self, Dev},
-    prepare::{Detached, Part, Prepared},
     spawner::Workshop,
-    stubs::{Layer, Stubs},
 };
 use crate::{
     StartError,
     error::{Step as _, shown},
-    plan,
+    parts::{self, Detached, Part, Prepared},
+    program,
     rooted::{self, Walk},
+    stubs::{Layer, Stubs},
     user::{self, Identity},
 };
 
@@ -127,7 +127,7 @@ impl<'a> Stage<'a> {
     pub(super) fn mount(&mut self, prepared: Prepared) -> Result<(), StartError> {
         let Prepared { target, part, readonly } = prepared;
         let (mount, upper, prefix) = match part {
-            Part::Whole(Detached { mount, upper }) => (mount, upper, Vec::new()),
+            Part::Whole(Detached { mount, upper, .. }) => (mount, upper, Vec::new()),
             Part::Below(whole, subpath) => self.below(whole, &subpath)?,
             Part::File { contents, mode, uid, gid } => (self.file(&contents, mode, uid, gid).step(|| format!("write the file for `{}`", shown(&target)))?, None, Vec::new()),
         };
@@ -194,15 +194,7 @@ impl<'a> Stage<'a> {
         };
         let name = self.file_count.to_string();
         self.file_count += 1;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&files, &name, flags, Mode::from_raw_mode(0o600))?;
-        let mut rest = contents;
-        while !rest.is_empty() {
-            let n = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
-            rest = rest.get(n..).unwrap_or_default();
-        }
-        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777))?;
+        parts::write_file(files.as_fd(), &name, contents, mode, uid, gid)?;
         let mount = sys::mount::copy_of(&files, name.as_ref())?;
         self.files = Some(files);
         Ok(mount)
@@ -229,64 +221,11 @@ impl<'a> Stage<'a> {
 
     /// Makes the working directory, owned by the user, if it does not exist.
     pub(super) fn working_directory(&self, cwd: &[u8], identity: &Identity) -> Result<(), StartError> {
-        if !cwd.starts_with(b"/") {
-            return Err(StartError::Spec(format!("the working directory `{}` is not an absolute path", shown(cwd))));
-        }
-        let walk = self.walk(cwd)?;
-        let what = || format!("make the working directory `{}`", shown(cwd));
-        if walk.file.is_some() {
-            return Err(rustix::io::Errno::NOTDIR).step(what);
-        }
-        if walk.missing.is_empty() {
-            return Ok(());
-        }
-        if self.leads_into_system(&walk) {
-            return Ok(()); // The child finds out whether it is in there.
-        }
-        let Some(last) = walk.last() else { return Ok(()) };
-        let mut here = last.fd.try_clone().step(what)?;
-        for name in &walk.missing {
-            rustix::fs::mkdirat(&here, name.as_slice(), Mode::from_raw_mode(0o755)).step(what)?;
-            let dir = rooted::child(here.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY).step(what)?;
-            let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-            rustix::fs::chownat(&here, name.as_slice(), Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).step(what)?;
-            here = dir;
-        }
-        Ok(())
+        program::working_directory(self.root.as_fd(), cwd, identity, |walk| self.leads_into_system(walk))
     }
 
     /// The paths at which the program can be executed.
     pub(super) fn program(&self, argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &[u8]) -> Result<Vec<Vec<u8>>, StartError> {
-        find_program(self.root.as_fd(), argv, env, cwd)
+        program::find(self.root.as_fd(), argv, env, cwd)
     }
-}
-
-/// The paths at which a program can be executed in the container rooted at `root`.
-pub(super) fn find_program(root: BorrowedFd<'_>, argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &[u8]) -> Result<Vec<Vec<u8>>, StartError> {
-    let Some(name) = argv.first().filter(|n| !n.is_empty()) else {
-        return Err(StartError::Spec("no program to run".into()));
-    };
-    let absolute = |path: &[u8]| if path.starts_with(b"/") { path.to_vec() } else { [cwd, b"/", path].concat() };
-    if name.contains(&b'/') {
-        let unknown = |looked_in: &str| StartError::UnknownProgram { name: shown(name), looked_in: looked_in.into() };
-        return match rooted::open(root, &absolute(name), OFlags::PATH) {
-            Ok(fd) if rooted::is_dir(&fd).unwrap_or(false) => Err(unknown("it is a directory")),
-            // Links of procfs are for the kernel to follow at execution.
-            Ok(_) => Ok(vec![name.clone()]),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT)) && !name.starts_with(b"/proc/") => Err(unknown("no such file")),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR)) => Err(unknown("its directory is a file")),
-            Err(_) => Ok(vec![name.clone()]),
-        };
-    }
-    let path = plan::variable(env, "PATH").unwrap_or(plan::DEFAULT_PATH.as_bytes());
-    let found: Vec<_> = plan::program_paths(path, name).into_iter().filter(|p| is_program(root, &absolute(p))).collect();
-    if found.is_empty() {
-        return Err(StartError::UnknownProgram { name: shown(name), looked_in: format!("not found in `{}`", shown(path)) });
-    }
-    Ok(found)
-}
-
-fn is_program(root: BorrowedFd<'_>, path: &[u8]) -> bool {
-    let Ok(fd) = rooted::open(root, path, OFlags::PATH) else { return false };
-    rustix::fs::fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile && s.st_mode & 0o111 != 0)
 }

@@ -9,6 +9,7 @@ mod bpf;
 mod profile;
 
 pub(crate) use bpf::Instruction;
+pub(crate) use profile::oci;
 
 /// The filter for this machine's architecture and the 32-bit one it also runs.
 pub(crate) fn filter() -> &'static [Instruction] {

@@ -12,9 +12,9 @@ const X32_BIT: u32 = 0x4000_0000;
 /// A machine: its own architecture and those whose programs it can also run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Machine {
-    #[cfg_attr(not(any(test, target_arch = "x86_64")), expect(dead_code, reason = "the other machine"))]
+    #[cfg_attr(all(not(test), not(target_arch = "x86_64")), expect(dead_code, reason = "the other machine"))]
     X86,
-    #[cfg_attr(not(any(test, target_arch = "aarch64")), expect(dead_code, reason = "the other machine"))]
+    #[cfg_attr(all(not(test), not(target_arch = "aarch64")), expect(dead_code, reason = "the other machine"))]
     Arm,
 }
 
@@ -80,6 +80,38 @@ fn action(name: &str) -> Action {
         "socket" => Action::UnlessOneOf { argument: Argument(0), values: &[38, 40], errno: EPERM },
         _ => Action::Allow,
     }
+}
+
+/// The same rules in the form of an OCI runtime configuration.
+pub(crate) fn oci() -> serde_json::Value {
+    use serde_json::json;
+    let rule = |name: &str, op: &str, value: u32, two: u32| {
+        let args = [json!({ "index": 0, "value": value, "valueTwo": two, "op": op })];
+        json!({ "names": [name], "action": "SCMP_ACT_ALLOW", "args": args })
+    };
+    let mut plain = Vec::new();
+    let mut rules = Vec::new();
+    for (name, _) in lines() {
+        match action(name) {
+            Action::Allow => plain.push(name),
+            Action::Errno(errno) => rules.push(json!({ "names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno })),
+            Action::IfMasked { mask, .. } => rules.push(rule(name, "SCMP_CMP_MASKED_EQ", mask, 0)),
+            Action::IfOneOf { values, .. } => rules.extend(values.iter().map(|v| rule(name, "SCMP_CMP_EQ", *v, 0))),
+            Action::UnlessOneOf { values, .. } => {
+                // Conditions of several rules are alternatives: the gaps between the values, as ranges.
+                let (first, last) = (values.first().copied().unwrap_or(0), values.last().copied().unwrap_or(0));
+                rules.push(rule(name, "SCMP_CMP_LT", first, 0));
+                rules.extend((first..last).filter(|v| !values.contains(v)).map(|v| rule(name, "SCMP_CMP_EQ", v, 0)));
+                rules.push(rule(name, "SCMP_CMP_GT", last, 0));
+            }
+        }
+    }
+    rules.push(json!({ "names": plain, "action": "SCMP_ACT_ALLOW" }));
+    let architectures = match MACHINE {
+        Machine::X86 => ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"].as_slice(),
+        Machine::Arm => ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"].as_slice(),
+    };
+    json!({ "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": EPERM, "architectures": architectures, "syscalls": rules })
 }
 
 fn lines() -> impl Iterator<Item = (&'static str, [Option<u32>; 5])> {

@@ -45,7 +45,7 @@ impl Image {
         }
         fs::create_dir(image.upper()).unwrap();
         fs::copy(BUSYBOX, image.lower().join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "ls", "id", "env", "pwd", "ps", "sleep", "echo", "grep", "stat", "readlink", "mount", "hostname", "tty", "true", "kill", "touch", "rm", "mkdir", "test", "seq", "mknod", "chmod", "head", "stty", "ln", "dd", "wc", "tr", "unshare", "sort", "rmdir"] {
+        for applet in ["sh", "cat", "ls", "id", "env", "pwd", "ps", "sleep", "echo", "grep", "stat", "readlink", "mount", "hostname", "tty", "true", "kill", "touch", "rm", "mkdir", "test", "seq", "mknod", "chmod", "head", "stty", "ln", "dd", "wc", "tr", "unshare", "sort", "rmdir", "awk", "cut", "tail"] {
             symlink("busybox", image.lower().join("bin").join(applet)).unwrap();
         }
         fs::write(image.lower().join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nbuild:x:1000:1000:B:/home/build:/bin/sh\n").unwrap();

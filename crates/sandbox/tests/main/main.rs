@@ -7,6 +7,7 @@ mod basics;
 mod exec;
 mod hostile;
 mod isolation;
+mod oracle;
 mod privileged;
 mod processes;
 mod stubs;

@@ -14,13 +14,13 @@ use crate::rooted::{self, Walk};
 
 /// A mount in which stubs may be made.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(crate) struct Layer {
     /// Its id, by which a walk recognises it.
-    pub(super) mount: u64,
+    pub(crate) mount: u64,
     /// The upper layer's directory, when the mount is a writable overlay.
-    pub(super) upper: Option<OwnedFd>,
+    pub(crate) upper: Option<OwnedFd>,
     /// Where in the overlay the mount's root lies.
-    pub(super) prefix: Vec<Vec<u8>>,
+    pub(crate) prefix: Vec<Vec<u8>>,
 }
 
 /// Something to remove again.
@@ -44,13 +44,13 @@ enum Kind {
 
 /// Everything that was made for one container, in the order it was made.
 #[derive(Debug, Default)]
-pub(super) struct Stubs {
+pub(crate) struct Stubs {
     made: Vec<Made>,
 }
 
 impl Stubs {
     /// Opens the target of a mount, making it and its parents (0755) if they do not exist.
-    pub(super) fn target(&mut self, layers: &[Layer], walk: Walk, directory: bool) -> io::Result<OwnedFd> {
+    pub(crate) fn target(&mut self, layers: &[Layer], walk: Walk, directory: bool) -> io::Result<OwnedFd> {
         let Walk { dirs, file, missing } = walk;
         if let Some((_, fd)) = file {
             return Ok(fd);
@@ -102,7 +102,7 @@ impl Stubs {
     }
 
     /// Notes how everything looks before the program starts, so that later changes are told from the runtime's own.
-    pub(super) fn seal(&mut self) -> io::Result<()> {
+    pub(crate) fn seal(&mut self) -> io::Result<()> {
         // Only these are looked at for changes; and names outside upper layers are covered by mounts now.
         for made in self.made.iter_mut().filter(|m| m.kind == Kind::CopiedUp) {
             made.found = look(made)?;
@@ -111,7 +111,7 @@ impl Stubs {
     }
 
     /// Removes everything again, as far as nobody else has come to use it.
-    pub(super) fn remove(self) {
+    pub(crate) fn remove(self) {
         // All are looked at before the first is removed: a removal touches the directory above.
         let untouched: Vec<Made> = self.made.into_iter().filter(is_untouched).collect();
         for made in untouched.into_iter().rev() {

@@ -1,30 +1,37 @@
-//! First part of a start, on the caller's thread and in the host's mount namespace: everything that is named by a path of
-//! the host becomes a detached mount or a descriptor.
+//! The parts of a container, made on the caller's thread and in the host's mount namespace: everything that is named by a
+//! path of the host becomes a detached mount or a descriptor.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, Gid, Mode, OFlags, Uid},
     mount::MountAttrFlags,
 };
 
 use crate::{
     StartError,
     error::{Step as _, shown},
+    rooted,
     spec::{Mount, Root, Source},
 };
 
 /// A mount that is not attached anywhere yet.
 #[derive(Debug)]
-pub(super) struct Detached {
-    pub(super) mount: OwnedFd,
+pub(crate) struct Detached {
+    pub(crate) mount: OwnedFd,
     /// The directory of the upper layer, when the mount is a writable overlay.
-    pub(super) upper: Option<OwnedFd>,
+    pub(crate) upper: Option<OwnedFd>,
+    /// Whether its root is a directory.
+    pub(crate) is_dir: bool,
 }
 
 /// What is to be mounted in the container.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// This mount.
     Whole(Detached),
     /// What lies at this path inside this mount.
@@ -35,37 +42,37 @@ pub(super) enum Part {
 
 /// One mount of the container.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) target: Vec<u8>,
-    pub(super) part: Part,
-    pub(super) readonly: bool,
+pub(crate) struct Prepared {
+    pub(crate) target: Vec<u8>,
+    pub(crate) part: Part,
+    pub(crate) readonly: bool,
 }
 
 /// Makes the container's root, detached.
-pub(super) fn root(root: Root) -> Result<Detached, StartError> {
+pub(crate) fn root(root: Root) -> Result<Detached, StartError> {
     match root {
         Root::Overlay(overlay) => overlaid(&overlay),
-        Root::Dir(path) => Ok(Detached { mount: bind(&path)?, upper: None }),
+        Root::Dir(path) => plain(bind(&path)?),
     }
 }
 
 /// Makes one mount, detached.
-pub(super) fn mount(mount: Mount) -> Result<Prepared, StartError> {
+pub(crate) fn mount(mount: Mount) -> Result<Prepared, StartError> {
     let Mount { target, source, readonly } = mount;
     if !target.starts_with(b"/") {
         return Err(StartError::Spec(format!("the mount target `{}` is not an absolute path", shown(&target))));
     }
-    let whole = |mount| Part::Whole(Detached { mount, upper: None });
+    let whole = |mount| plain(mount).map(Part::Whole);
     let part = match source {
         Source::Overlay { overlay, subpath } if subpath.iter().all(|b| *b == b'/') => Part::Whole(overlaid(&overlay)?),
         Source::Overlay { overlay, subpath } => Part::Below(overlaid(&overlay)?, subpath),
-        Source::Bind(path) => whole(bind(&path)?),
+        Source::Bind(path) => whole(bind(&path)?)?,
         Source::Detached(mount) => {
             let private = sys::mount::set_private(&mount, MountAttrFlags::empty());
             private.step(|| format!("take over the mount for `{}`", shown(&target)))?;
-            whole(mount)
+            whole(mount)?
         }
-        Source::Tmpfs { size } => whole(tmpfs(size)?),
+        Source::Tmpfs { size } => whole(tmpfs(size)?)?,
         Source::File { contents, mode, uid, gid } => Part::File { contents, mode, uid, gid },
     };
     Ok(Prepared { target, part, readonly })
@@ -79,7 +86,12 @@ fn overlaid(overlay: &sys::mount::Overlay) -> Result<Detached, StartError> {
             Some(rustix::fs::open(upper, flags, Mode::empty()).step(|| format!("open the upper directory `{}`", upper.display()))?)
         }
     };
-    Ok(Detached { mount: sys::mount::overlay(overlay)?, upper })
+    Ok(Detached { mount: sys::mount::overlay(overlay)?, upper, is_dir: true })
+}
+
+fn plain(mount: OwnedFd) -> Result<Detached, StartError> {
+    let is_dir = rooted::is_dir(&mount).step(|| "look at a mount".into())?;
+    Ok(Detached { mount, upper: None, is_dir })
 }
 
 fn bind(path: &Path) -> Result<OwnedFd, StartError> {
@@ -90,9 +102,22 @@ fn bind(path: &Path) -> Result<OwnedFd, StartError> {
 
 fn tmpfs(size: Option<u64>) -> Result<OwnedFd, StartError> {
     let size = size.map(|s| s.to_string());
-    let mut options = vec![("mode", "1777")];
+    let mut options = vec![("mode", "755"), ("source", "tmpfs")];
     if let Some(size) = &size {
         options.push(("size", size.as_str()));
     }
     Ok(sys::mount::filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?)
+}
+
+/// Writes a small file that did not exist.
+pub(crate) fn write_file(dir: BorrowedFd<'_>, name: &str, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
+    let mut rest = contents;
+    while !rest.is_empty() {
+        let n = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
+        rest = rest.get(n..).unwrap_or_default();
+    }
+    rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & 0o7777)).map_err(Into::into)
 }
