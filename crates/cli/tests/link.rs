@@ -128,6 +128,32 @@ fn a_listing_is_sorted_and_pruned_and_keeps_only_the_way_to_what_matches() {
 }
 
 #[test]
+fn a_large_tree_is_listed_alike_by_many_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut expected = vec!["/".to_owned()];
+    for a in 0..20 {
+        expected.push(format!("d{a:02}/"));
+        for b in 0..10 {
+            fs::create_dir_all(dir.path().join(format!("d{a:02}/e{b}/f"))).unwrap();
+            expected.push(format!("d{a:02}/e{b}/"));
+            for c in 0..20 {
+                fs::write(dir.path().join(format!("d{a:02}/e{b}/{c:02}.txt")), "x").unwrap();
+                expected.push(format!("d{a:02}/e{b}/{c:02}.txt:1"));
+            }
+            expected.push(format!("d{a:02}/e{b}/f/"));
+        }
+    }
+    assert_eq!(list(dir.path(), &[], &[]).0, expected.join(" "));
+    let some = list(dir.path(), &["**/e3"], &["**/f", "**/1*.txt", "d1*"]).0;
+    let kept: Vec<_> = expected
+        .iter()
+        .filter(|p| *p == "/" || (p.starts_with("d0") && (p.len() == 4 || p.contains("e3")) && !p.contains("/f/") && !p.contains("/1")))
+        .map(String::as_str)
+        .collect();
+    assert_eq!(some, kept.join(" "));
+}
+
+#[test]
 fn an_excluded_directory_is_not_even_opened() {
     let dir = tree(&["ok=1", "locked/f=1"]);
     fs::set_permissions(dir.path().join("locked"), fs::Permissions::from_mode(0o000)).unwrap();
