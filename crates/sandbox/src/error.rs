@@ -13,6 +13,15 @@ pub enum StartError {
         /// Where it was looked for, as a phrase.
         looked_in: String,
     },
+    /// The program is there, but not to be executed.
+    #[error("cannot execute `{name}`")]
+    NotExecutable {
+        /// `argv[0]`.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The user is not in the container's `/etc/passwd`, or is none.
     #[error("cannot run as user `{user}`: {reason}")]
     UnknownUser {
@@ -50,7 +59,7 @@ impl StartError {
     /// The errno, where one is behind the failure.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            StartError::Step { source, .. } => source.raw_os_error(),
+            StartError::Step { source, .. } | StartError::NotExecutable { source, .. } => source.raw_os_error(),
             StartError::Mount(e) => e.source.raw_os_error(),
             StartError::UnknownProgram { .. } | StartError::UnknownUser { .. } | StartError::Spec(_) | StartError::Delegate { .. } => None,
         }

@@ -21,7 +21,6 @@ pub(crate) const DEV_LINKS: &[(&str, &str)] = &[
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
 ];
 
 /// Where programs are looked for when the container's environment has no `PATH`.
