@@ -55,7 +55,7 @@ impl Inner {
 
 /// Merges directories of the same name, uppermost first, into an empty one.
 fn merge_dirs(from: &[BorrowedFd<'_>], to: BorrowedFd<'_>, depth: usize) -> rustix::io::Result<()> {
-    if depth > 512 {
+    if depth > 256 {
         return Err(Errno::LOOP);
     }
     let mut done = std::collections::HashSet::new();

@@ -63,8 +63,7 @@ impl Tree {
         let from_dir = source.open_source_dir(from)?;
         let stat = fstat(from_dir.as_fd()).map_err(on("look at", from))?;
         let top = self.make_top(to, options.owner)?;
-        let mut copier = Copier::new(filter, options.owner, None);
-        copier.run(from_dir.as_fd(), top.as_fd())?;
+        Copier::new(filter, options.owner).run(from_dir.as_fd(), top.as_fd(), None)?;
         let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
         set_metadata(from_dir.as_fd(), top.as_fd(), &stat, Owner::of(options.owner), mode).map_err(on("set the mode of", to))
     }
@@ -124,27 +123,28 @@ impl Tree {
     }
 }
 
-/// A copy under way.
-pub(super) struct Copier<'a> {
+/// A copy under way. It keeps its own stack: the depth of a tree is not ours to trust.
+pub(super) struct Copier {
     filter: Filter,
     owner: Option<(u32, u32)>,
-    /// Copy only what this directory, where it exists, does not have equally.
-    lower: Option<BorrowedFd<'a>>,
     path: Vec<u8>,
     levels: Vec<Level>,
     /// Where files with several names were copied to first, relative to the top.
     linked: HashMap<(u64, u64), Vec<u8>>,
-    top: Option<BorrowedFd<'a>>,
 }
 
 /// A directory of the source that is being visited.
 struct Level {
     source: OwnedFd,
+    names: std::vec::IntoIter<(Vec<u8>, FileType)>,
+    /// How much of the path is this directory's.
+    path_len: usize,
     name: Vec<u8>,
     stat: Stat,
     state: DirState,
     /// The directory it becomes, made when the first thing in it is.
     made: Option<Made>,
+    /// Copy only what this directory does not have equally.
     lower: Option<OwnedFd>,
 }
 
@@ -154,87 +154,105 @@ struct Made {
     fresh: bool,
 }
 
-impl<'a> Copier<'a> {
-    pub(super) fn new(filter: Filter, owner: Option<(u32, u32)>, lower: Option<BorrowedFd<'a>>) -> Copier<'a> {
-        Copier { filter, owner, lower, path: Vec::new(), levels: Vec::new(), linked: HashMap::new(), top: None }
+impl Copier {
+    pub(super) fn new(filter: Filter, owner: Option<(u32, u32)>) -> Copier {
+        Copier { filter, owner, path: Vec::new(), levels: Vec::new(), linked: HashMap::new() }
     }
 
-    /// Copies what is in `source` into `top`, which exists.
-    pub(super) fn run(&mut self, source: BorrowedFd<'_>, top: BorrowedFd<'a>) -> Result<(), TreeError> {
-        self.top = Some(top);
-        self.children(source, &DirState::default())
-    }
-
-    fn children(&mut self, source: BorrowedFd<'_>, state: &DirState) -> Result<(), TreeError> {
-        if self.levels.len() > DEPTH_MAX {
-            return Err(TreeError::TooDeep { path: String::from_utf8_lossy(&self.path).into_owned(), limit: DEPTH_MAX });
-        }
-        let before = self.path.len();
-        for (name, kind) in names_of(source).map_err(on("list", &self.path))? {
-            if before > 0 {
-                self.path.push(b'/');
-            }
-            self.path.extend_from_slice(&name);
-            self.child(source, state, &name, kind)?;
-            self.path.truncate(before);
-        }
+    /// Copies what is in `source` into `top`; with `lower`, only what that does not have equally.
+    pub(super) fn run(
+        mut self,
+        source: BorrowedFd<'_>,
+        top: BorrowedFd<'_>,
+        lower: Option<BorrowedFd<'_>>,
+    ) -> Result<(), TreeError> {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| TreeError::io("open", "", e));
+        let stat = fstat(source).map_err(on("look at", ""))?;
+        let made = Some(Made { dir: own(top)?, fresh: false });
+        self.enter(own(source)?, Vec::new(), stat, DirState::default(), made, lower.map(own).transpose()?, true)?;
+        while self.next()? {}
         Ok(())
     }
 
-    fn child(&mut self, source: BorrowedFd<'_>, state: &DirState, name: &[u8], kind: FileType) -> Result<(), TreeError> {
+    #[expect(clippy::too_many_arguments, reason = "the fields of a level")]
+    fn enter(
+        &mut self,
+        source: OwnedFd,
+        name: Vec<u8>,
+        stat: Stat,
+        state: DirState,
+        made: Option<Made>,
+        lower: Option<OwnedFd>,
+        descend: bool,
+    ) -> Result<(), TreeError> {
+        if self.levels.len() > DEPTH_MAX {
+            return Err(TreeError::TooDeep { path: String::from_utf8_lossy(&self.path).into_owned(), limit: DEPTH_MAX });
+        }
+        let names = if descend { names_of(source.as_fd()).map_err(on("list", &self.path))? } else { Vec::new() };
+        let path_len = self.path.len();
+        self.levels.push(Level { source, names: names.into_iter(), path_len, name, stat, state, made, lower });
+        Ok(())
+    }
+
+    /// Goes on by one entry. Answers whether there was one.
+    fn next(&mut self) -> Result<bool, TreeError> {
+        let Some(level) = self.levels.last_mut() else { return Ok(false) };
+        self.path.truncate(level.path_len);
+        let Some((name, kind)) = level.names.next() else {
+            self.leave()?;
+            return Ok(true);
+        };
+        if level.path_len > 0 {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(&name);
         let step = if self.filter.is_empty() {
             None
         } else {
             let is_dir = matches!(kind, FileType::Directory | FileType::Unknown);
-            let step = self.filter.step(state, &self.path, is_dir);
+            let step = self.filter.step(&level.state, &self.path, is_dir);
             if step.decision == Decision::Exclude && !step.descend {
-                return Ok(());
+                return Ok(true);
             }
             Some(step)
         };
-        let stat = match lstat(source, name).map_err(on("look at", &self.path))? {
+        let stat = match lstat(level.source.as_fd(), &name).map_err(on("look at", &self.path))? {
             Some(stat) if !stat.is_whiteout() => stat,
-            _ => return Ok(()),
+            _ => return Ok(true),
         };
         let mut include = step.as_ref().is_none_or(|step| step.decision == Decision::Include);
-        let lower = self.levels.last().map_or(self.lower, |level| level.lower.as_ref().map(AsFd::as_fd));
-        if let (true, Some(lower)) = (include, lower) {
-            include = !diff::same(lower, (source, name), &stat).map_err(on("compare", &self.path))?;
+        if let (true, Some(lower)) = (include, &level.lower) {
+            include = !diff::same(lower.as_fd(), (level.source.as_fd(), &name), &stat).map_err(on("compare", &self.path))?;
         }
-        if !stat.is_dir() {
-            return if include { self.file(source, name, &stat) } else { Ok(()) };
+        if stat.is_dir() {
+            let lower = match level.lower.as_ref().map(|lower| open_child_dir(lower.as_fd(), &name)) {
+                Some(Ok(dir)) => Some(dir),
+                None | Some(Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => None,
+                Some(Err(e)) => return Err(on("open", &self.path)(e)),
+            };
+            let (state, descend) = step.map_or((DirState::default(), true), |step| (step.state, step.descend));
+            let source = open_child_dir(level.source.as_fd(), &name).map_err(on("open", &self.path))?;
+            self.enter(source, name, stat, state, None, lower, descend)?;
+            if include {
+                self.make_levels()?;
+            }
+        } else if include {
+            self.file(&name, &stat)?;
         }
-        let lower = match lower.map(|lower| open_child_dir(lower, name)) {
-            Some(Ok(dir)) => Some(dir),
-            None | Some(Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => None,
-            Some(Err(e)) => return Err(on("open", &self.path)(e)),
-        };
-        let (state, descend) = step.map_or((DirState::default(), true), |step| (step.state, step.descend));
-        let source = open_child_dir(source, name).map_err(on("open", &self.path))?;
-        self.directory(Level { source, name: name.to_vec(), stat, state, made: None, lower }, include, descend)
+        Ok(true)
     }
 
-    fn directory(&mut self, level: Level, include: bool, descend: bool) -> Result<(), TreeError> {
-        self.levels.push(level);
-        if include {
-            self.make_levels()?;
-        }
-        if descend {
-            // The level stays in the stack while its entries are copied; its parts are lent out by being taken.
-            let (source, state) = match self.levels.last_mut() {
-                Some(level) => (level.source.try_clone(), std::mem::take(&mut level.state)),
-                None => return Ok(()),
-            };
-            let source = source.map_err(|e| TreeError::io("open", &self.path, e))?;
-            self.children(source.as_fd(), &state)?;
-        }
+    /// Finishes a directory: its time last, because copying into it changed that. The top is the caller's.
+    fn leave(&mut self) -> Result<(), TreeError> {
         let Some(level) = self.levels.pop() else { return Ok(()) };
-        if let Some(made) = level.made {
-            let owner = self.owner_of(&level.stat);
-            set_metadata(level.source.as_fd(), made.dir.as_fd(), &level.stat, owner, level.stat.mode)
-                .map_err(on("set the mode of", &self.path))?;
+        match level.made {
+            Some(made) if !self.levels.is_empty() => {
+                let owner = self.owner_of(&level.stat);
+                set_metadata(level.source.as_fd(), made.dir.as_fd(), &level.stat, owner, level.stat.mode)
+                    .map_err(on("set the mode of", &self.path))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn owner_of(&self, stat: &Stat) -> Owner {
@@ -246,31 +264,30 @@ impl<'a> Copier<'a> {
         let first = self.levels.iter().rposition(|level| level.made.is_some()).map_or(0, |at| at + 1);
         for at in first..self.levels.len() {
             let (above, rest) = self.levels.split_at_mut(at);
-            let Some(level) = rest.first_mut() else { break };
-            let above = above.last().and_then(|level| level.made.as_ref());
-            let Some(parent) = above.map(|made| made.dir.as_fd()).or(self.top) else { break };
-            level.made = Some(make_level(parent, &level.name).map_err(on("create", &self.path))?);
+            let parent = above.last().and_then(|level| level.made.as_ref());
+            let (Some(parent), Some(level)) = (parent, rest.first_mut()) else { break };
+            level.made = Some(make_level(parent.dir.as_fd(), &level.name).map_err(on("create", &self.path))?);
         }
         Ok(())
     }
 
-    fn file(&mut self, source: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<(), TreeError> {
+    fn file(&mut self, name: &[u8], stat: &Stat) -> Result<(), TreeError> {
         self.make_levels()?;
-        let made = self.levels.last().and_then(|level| level.made.as_ref());
-        let (Some(dir), Some(top)) = (made.map(|made| made.dir.as_fd()).or(self.top), self.top) else { return Ok(()) };
-        let fresh = made.is_some_and(|made| made.fresh);
-        let owner = self.owner_of(stat);
-        let key = (stat.dev, stat.ino);
+        let (Some(top), Some(level)) = (self.levels.first(), self.levels.last()) else { return Ok(()) };
+        let (Some(top), Some(made)) = (&top.made, &level.made) else { return Ok(()) };
+        let (source, dir) = (level.source.as_fd(), made.dir.as_fd());
         let several = stat.kind == Kind::File && stat.nlink > 1;
+        let key = (stat.dev, stat.ino);
         if let (true, Some(first)) = (several, self.linked.get(&key)) {
-            clear(dir, name, fresh).map_err(on("replace", &self.path))?;
-            match rustix::fs::linkat(top, first.as_slice(), dir, name, AtFlags::empty()) {
+            clear(dir, name, made.fresh).map_err(on("replace", &self.path))?;
+            match rustix::fs::linkat(&top.dir, first.as_slice(), dir, name, AtFlags::empty()) {
                 Ok(()) => return Ok(()),
                 // Too many names for one file: another copy.
                 Err(Errno::MLINK) => {}
                 Err(e) => return Err(on("link", &self.path)(e)),
             }
         }
+        let owner = self.owner_of(stat);
         if stat.kind == Kind::File {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let from: File = rustix::fs::openat(source, name, flags, Mode::empty()).map_err(on("open", &self.path))?.into();
@@ -285,7 +302,7 @@ impl<'a> Copier<'a> {
             copy_contents(&from, &mut to, stat).map_err(|e| TreeError::io("copy", &self.path, e))?;
             set_metadata(from.as_fd(), to.as_fd(), stat, owner, stat.mode).map_err(on("set the mode of", &self.path))?;
         } else {
-            clear(dir, name, fresh).map_err(on("replace", &self.path))?;
+            clear(dir, name, made.fresh).map_err(on("replace", &self.path))?;
             copy_special((source, name), (dir, name), stat, owner).map_err(on("create", &self.path))?;
         }
         if several {

@@ -37,7 +37,7 @@ impl Tree {
             Some(Err(e)) => return Err(e),
         };
         let top = self.make_top(path, None)?;
-        Copier::new(Filter::default(), None, below.as_ref().map(AsFd::as_fd)).run(from.as_fd(), top.as_fd())?;
+        Copier::new(Filter::default(), None).run(from.as_fd(), top.as_fd(), below.as_ref().map(AsFd::as_fd))?;
         let owner = Owner { uid: stat.uid, gid: stat.gid };
         set_metadata(from.as_fd(), top.as_fd(), &stat, owner, stat.mode).map_err(on("set the mode of", path))
     }

@@ -3,16 +3,16 @@
 use std::{
     collections::HashSet,
     fs::File,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use patterns::Glob;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::{Kind, Listed, Stat, Tree, TreeError, fstat, lstat, names_of, on, open_child_dir};
 
 /// Deeper trees are refused: each level holds a descriptor.
-pub(super) const DEPTH_MAX: usize = 512;
+pub(super) const DEPTH_MAX: usize = 256;
 
 /// One thing that a walk came by.
 #[derive(Debug)]
@@ -54,7 +54,10 @@ impl Tree {
         after: &mut dyn FnMut(&Walked<'_>) -> Result<(), TreeError>,
     ) -> Result<(), TreeError> {
         let dir = self.open_at_path(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Walk { shown: path, path: Vec::new(), depth: 0, before, after }.children(dir.as_fd())
+        let mut walk = Walk { path: Vec::new(), levels: Vec::new() };
+        walk.enter(dir, Vec::new(), None)?;
+        while walk.next(before, after)? {}
+        Ok(())
     }
 
     /// The target of a link that a walk came by.
@@ -119,43 +122,63 @@ impl Tree {
     }
 }
 
-struct Walk<'f> {
-    shown: &'f [u8],
+/// A walk under way. It keeps its own stack: the depth of a tree is not ours to trust.
+struct Walk {
     path: Vec<u8>,
-    depth: usize,
-    before: &'f mut dyn FnMut(&Walked<'_>) -> Result<Descend, TreeError>,
-    after: &'f mut dyn FnMut(&Walked<'_>) -> Result<(), TreeError>,
+    levels: Vec<Level>,
 }
 
-impl Walk<'_> {
-    fn children(&mut self, dir: BorrowedFd<'_>) -> Result<(), TreeError> {
-        if self.depth > DEPTH_MAX {
-            return Err(TreeError::TooDeep { path: String::from_utf8_lossy(&self.path).into_owned(), limit: DEPTH_MAX });
-        }
-        let before = self.path.len();
-        for (name, _) in names_of(dir).map_err(on("list", self.shown))? {
-            if before > 0 {
-                self.path.push(b'/');
+/// A directory that is being visited.
+struct Level {
+    dir: OwnedFd,
+    names: std::vec::IntoIter<(Vec<u8>, FileType)>,
+    /// How much of the path is this directory's.
+    path_len: usize,
+    name: Vec<u8>,
+    /// `None` for the top, which is not visited itself.
+    stat: Option<Stat>,
+}
+
+impl Walk {
+    /// Goes on by one step. Answers whether there was one.
+    fn next(
+        &mut self,
+        before: &mut dyn FnMut(&Walked<'_>) -> Result<Descend, TreeError>,
+        after: &mut dyn FnMut(&Walked<'_>) -> Result<(), TreeError>,
+    ) -> Result<bool, TreeError> {
+        let Some(level) = self.levels.last_mut() else { return Ok(false) };
+        self.path.truncate(level.path_len);
+        let Some((name, _)) = level.names.next() else {
+            let left = self.levels.pop();
+            if let (Some(Level { name, stat: Some(stat), .. }), Some(above)) = (&left, self.levels.last()) {
+                after(&Walked { path: &self.path, stat, dir: above.dir.as_fd(), name })?;
             }
-            self.path.extend_from_slice(&name);
-            self.child(dir, &name)?;
-            self.path.truncate(before);
+            return Ok(true);
+        };
+        if level.path_len > 0 {
+            self.path.push(b'/');
         }
-        Ok(())
+        self.path.extend_from_slice(&name);
+        let stat = match lstat(level.dir.as_fd(), &name).map_err(on("look at", &self.path))? {
+            Some(stat) if !stat.is_whiteout() => stat,
+            _ => return Ok(true),
+        };
+        let walked = Walked { path: &self.path, stat: &stat, dir: level.dir.as_fd(), name: &name };
+        if before(&walked)? == Descend::Into && stat.is_dir() {
+            let inner = open_child_dir(level.dir.as_fd(), &name).map_err(on("open", &self.path))?;
+            self.enter(inner, name, Some(stat))?;
+        } else {
+            after(&walked)?;
+        }
+        Ok(true)
     }
 
-    fn child(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), TreeError> {
-        let stat = match lstat(dir, name).map_err(on("look at", &self.path))? {
-            Some(stat) if !stat.is_whiteout() => stat,
-            _ => return Ok(()),
-        };
-        let descend = (self.before)(&Walked { path: &self.path, stat: &stat, dir, name })?;
-        if stat.is_dir() && descend == Descend::Into {
-            let inner = open_child_dir(dir, name).map_err(on("open", &self.path))?;
-            self.depth += 1;
-            self.children(inner.as_fd())?;
-            self.depth -= 1;
+    fn enter(&mut self, dir: OwnedFd, name: Vec<u8>, stat: Option<Stat>) -> Result<(), TreeError> {
+        if self.levels.len() > DEPTH_MAX {
+            return Err(TreeError::TooDeep { path: String::from_utf8_lossy(&self.path).into_owned(), limit: DEPTH_MAX });
         }
-        (self.after)(&Walked { path: &self.path, stat: &stat, dir, name })
+        let names = names_of(dir.as_fd()).map_err(on("list", &self.path))?.into_iter();
+        self.levels.push(Level { dir, names, path_len: self.path.len(), name, stat });
+        Ok(())
     }
 }
