@@ -57,6 +57,14 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// Whoever serves the socket could read and forge everything.
+    #[error("cannot trust the engine at `{address}`: it runs as user {uid}, neither you nor root")]
+    Foreign {
+        /// Where.
+        address: Address,
+        /// Whose it is.
+        uid: u32,
+    },
     /// The state directory cannot be used.
     #[error("cannot prepare `{path}` for the engine")]
     State {
@@ -141,13 +149,26 @@ impl Door {
         }
         let door = Self(Address::Unix(place.socket()));
         match door.connect().await {
-            Ok(conn) => Ok((door, conn)),
+            Ok(conn) => {
+                door.check_owner(&conn)?;
+                Ok((door, conn))
+            }
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 let conn = door.start(place).await?;
                 Ok((door, conn))
             }
             Err(source) => Err(ConnectError::Reach { address: door.0, source }),
         }
+    }
+
+    /// Refuses an engine of another user: the default socket may be in a directory where others can make one.
+    fn check_owner(&self, conn: &Conn) -> Result<(), ConnectError> {
+        let Conn::Unix(stream) = conn else { return Ok(()) };
+        let uid = stream.peer_cred().map_err(|source| ConnectError::Reach { address: self.0.clone(), source })?.uid();
+        if uid == 0 || uid == rustix::process::geteuid().as_raw() {
+            return Ok(());
+        }
+        Err(ConnectError::Foreign { address: self.0.clone(), uid })
     }
 
     /// A running engine only.

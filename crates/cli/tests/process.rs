@@ -212,7 +212,8 @@ fn a_lost_engine_ends_the_session_with_an_error() {
     assert_eq!(status.code(), Some(1));
     let mut stderr = String::new();
     session.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    assert_eq!(stderr, "Error: lost the engine\n");
+    let log = world.dir.path().join("state/engine.log");
+    assert_eq!(stderr, format!("Error: lost the engine\nhint: its log is `{}`\n", log.display()));
 }
 
 #[test]

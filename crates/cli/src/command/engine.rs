@@ -38,6 +38,8 @@ fn serve(engine: &args::Engine, global: &Global) -> Result<Outcome, Failure> {
         // Fails only for the leader of a process group, who has no terminal to lose.
         let _ = rustix::process::setsid();
     }
+    // Not that of whoever happened to start it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let state_flag = engine.state_dir.as_ref().map(|d| d.to_string_lossy().into_owned());
     let with_flag = |name: &str| if name == paths::STATE_DIR { state_flag.clone().or_else(|| env(name)) } else { env(name) };
     let place = paths::Place { env: &with_flag, ..place() };

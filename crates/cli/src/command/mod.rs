@@ -198,6 +198,14 @@ fn ending() -> Result<impl Future<Output = i32>, Failure> {
     })
 }
 
+/// The engine went away in the middle of a session.
+fn lost() -> Failure {
+    if env(wire::paths::RUNNER_HOST).is_some() {
+        return Failure::new("lost the engine");
+    }
+    Failure::new(format!("lost the engine\nhint: its log is `{}`", place().log_file().display()))
+}
+
 /// The outcome of a command that did what it should.
 fn done() -> Outcome {
     Outcome::Exit(0)

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Opened, Setup, block_on, done, ending};
+use super::{Opened, Setup, block_on, done, ending, lost};
 use crate::{Outcome, args, error::Failure, http, output, progress::Detail};
 
 /// What is sent.
@@ -61,7 +61,7 @@ pub fn run(setup: Setup, query: args::Query) -> Result<Outcome, Failure> {
             let answer = tokio::select! {
                 biased;
                 answer = asked => answer,
-                () = opened.lost() => Err(Failure::new("lost the engine")),
+                () = opened.lost() => Err(lost()),
             };
             opened.close().await;
             answer

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Opened, Setup, block_on, ending};
+use super::{Opened, Setup, block_on, ending, lost};
 use crate::{Outcome, args, error::Failure, proxy};
 
 /// Runs the command.
@@ -36,7 +36,7 @@ pub fn run(setup: Setup, run: args::Run) -> Result<Outcome, Failure> {
             }
             () = opened.lost() => {
                 end(&mut child, Signal::TERM.as_raw(), run.cleanup_timeout).await;
-                Err(Failure::new("lost the engine"))
+                Err(lost())
             }
             () = proxy::serve(listener, upstream) => Err(Failure::new("the session's port closed")),
         };

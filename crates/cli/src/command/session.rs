@@ -64,7 +64,7 @@ async fn serve(setup: &Setup, session: args::Session, ended: impl Future<Output 
         () = proxy::serve(listener, upstream) => Over::No,
     };
     match (own, how) {
-        (_, Over::Lost) => Err(Failure::new("lost the engine")),
+        (_, Over::Lost) => Err(super::lost()),
         (Some(session), Over::No) => {
             session.close().await;
             Ok(done())
