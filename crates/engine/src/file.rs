@@ -51,7 +51,7 @@ async fn query_file(inv: Invocation<Ctx>) -> Answer {
 async fn sync(inv: Invocation<Ctx>) -> Answer {
     inv.this::<File>()?.tree.snapshot(&inv.ctx).await?;
     let call = &inv.this.as_ref().ok_or_else(|| Error::internal("`sync` without a receiver"))?.call;
-    Ok(Value::string(call.encode()))
+    Ok(Value::Id(call.clone()))
 }
 
 async fn contents(inv: Invocation<Ctx>) -> Answer {

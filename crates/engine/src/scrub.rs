@@ -5,11 +5,13 @@ const MASK: &[u8] = b"***";
 /// Shortest line of a multi-line secret that is masked by itself.
 const MIN_LINE: usize = 6;
 
-/// A streaming replacer. Holds back at most the longest secret's length.
+/// A streaming replacer. Holds back only what may be the beginning of a secret.
 #[derive(Debug)]
 pub struct Scrubber {
-    finder: Option<aho_corasick::AhoCorasick>,
-    longest: usize,
+    /// What to mask, the longest first.
+    patterns: Vec<Box<[u8]>>,
+    /// Which bytes a pattern begins with.
+    first: [bool; 256],
     held: Vec<u8>,
 }
 
@@ -26,20 +28,18 @@ impl Scrubber {
             }
         }
         patterns.retain(|p| !p.trim_ascii().is_empty());
-        patterns.sort_unstable();
+        patterns.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
         patterns.dedup();
-        let longest = patterns.iter().map(|p| p.len()).max().unwrap_or(0);
-        let finder = if patterns.is_empty() {
-            None
-        } else {
-            aho_corasick::AhoCorasick::builder().match_kind(aho_corasick::MatchKind::LeftmostLongest).build(&patterns).ok()
-        };
-        Self { finder, longest, held: Vec::new() }
+        let mut first = [false; 256];
+        for b in patterns.iter().filter_map(|p| p.first()) {
+            first[usize::from(*b)] = true;
+        }
+        Self { patterns: patterns.into_iter().map(Box::from).collect(), first, held: Vec::new() }
     }
 
     /// Takes a chunk and returns what can be shown already.
     pub fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
-        if self.finder.is_none() {
+        if self.patterns.is_empty() {
             return chunk.to_vec();
         }
         self.held.extend_from_slice(chunk);
@@ -52,24 +52,27 @@ impl Scrubber {
     }
 
     fn drain(&mut self, last: bool) -> Vec<u8> {
-        let Some(finder) = &self.finder else { return std::mem::take(&mut self.held) };
         let mut out = Vec::with_capacity(self.held.len());
-        let mut done = 0;
-        // A match that starts here or later may still grow with the next chunk.
-        let safe = if last { self.held.len() } else { self.held.len().saturating_sub(self.longest - 1) };
-        for m in finder.find_iter(&self.held) {
-            if m.start() >= safe {
-                break;
+        let mut at = 0;
+        'bytes: while let Some(byte) = self.held.get(at) {
+            if self.first[usize::from(*byte)] {
+                let rest = &self.held[at..];
+                for p in &self.patterns {
+                    if rest.starts_with(p) {
+                        out.extend_from_slice(MASK);
+                        at += p.len();
+                        continue 'bytes;
+                    }
+                    // A longer secret may still become whole with the next chunk.
+                    if !last && p.starts_with(rest) {
+                        break 'bytes;
+                    }
+                }
             }
-            out.extend_from_slice(&self.held[done..m.start()]);
-            out.extend_from_slice(MASK);
-            done = m.end();
+            out.push(*byte);
+            at += 1;
         }
-        if done < safe {
-            out.extend_from_slice(&self.held[done..safe]);
-            done = safe;
-        }
-        self.held.drain(..done);
+        self.held.drain(..at);
         out
     }
 

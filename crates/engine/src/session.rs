@@ -9,6 +9,7 @@ use std::{
 };
 
 use graph::{call::Digest, error::Error, resolve::View};
+use oci::registry::Access;
 use wire::ClientInfo;
 
 use crate::{Ctx, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress, secret::Plaintext};
@@ -26,6 +27,7 @@ pub struct Session {
     secrets: Mutex<HashMap<Digest, Plaintext>>,
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
     registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
+    registry_access: Mutex<Option<Arc<Access>>>,
     /// Execs that failed in this session: they are not run again in it.
     failures: Mutex<HashMap<Key, Error>>,
 }
@@ -52,7 +54,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     /// A session without clients.
     pub fn new(id: String, solver: Arc<graph::solve::Solver<Ctx>>, progress: Progress) -> Self {
-        Self { id, solver, progress, network: SessionNetwork::default(), secrets: Mutex::default(), registry_auth: Mutex::default(), failures: Mutex::default() }
+        Self { id, solver, progress, network: SessionNetwork::default(), secrets: Mutex::default(), registry_auth: Mutex::default(), registry_access: Mutex::default(), failures: Mutex::default() }
     }
 
     /// A secret's value.
@@ -70,12 +72,19 @@ impl Session {
         lock(&self.registry_auth).get(host).cloned()
     }
 
+    /// The session's way into registries: made once, and anew when credentials have changed.
+    pub fn registry_access(&self, make: impl FnOnce() -> Access) -> Arc<Access> {
+        lock(&self.registry_access).get_or_insert_with(|| Arc::new(make())).clone()
+    }
+
     /// Sets or removes credentials for a registry host.
     pub fn set_registry_auth(&self, host: &str, auth: Option<(String, Plaintext)>) {
         match auth {
             Some(a) => lock(&self.registry_auth).insert(host.to_owned(), a),
             None => lock(&self.registry_auth).remove(host),
         };
+        // Tokens were given for the old credentials.
+        *lock(&self.registry_access) = None;
     }
 
     /// Ends what the session still holds in the engine.

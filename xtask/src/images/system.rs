@@ -81,7 +81,7 @@ pub(crate) fn before(system: System, layer: &mut Layer) -> Result<()> {
             layer.link("var/lock", "/run/lock")
         }
         System::Busybox => {
-            let dirs = "bin sbin dev etc home media mnt opt run srv usr/bin usr/sbin usr/local/bin var/cache var/lib var/log var/www";
+            let dirs = "bin sbin dev etc home run usr/bin usr/sbin usr/local/bin var/cache var/lib var/log var/www";
             for dir in dirs.split(' ') {
                 layer.dir(dir, 0o755, 0)?;
             }
@@ -209,8 +209,6 @@ fn busybox(layer: &mut Layer, kept: &Kept, scratch: &Path) -> Result<Accounts> {
         "passwd: files\ngroup: files\nhosts: files dns\n",
         0o644,
     )?;
-    layer.file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644)?;
-    layer.file("etc/hostname", "localhost\n", 0o644)?;
     layer.file("etc/shells", "/bin/sh\n/bin/ash\n", 0o644)?;
     let passwd = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n\
                   www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n";

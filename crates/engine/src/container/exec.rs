@@ -272,7 +272,7 @@ pub(super) async fn sync(inv: Invocation<Ctx>) -> Answer {
         }
     }
     let call = &inv.this.as_ref().ok_or_else(|| Error::internal("`sync` without a receiver"))?.call;
-    Ok(Value::string(call.encode()))
+    Ok(Value::Id(call.clone()))
 }
 
 /// `withWorkdir`: joins and cleans, except that an empty path keeps the old one and an absolute one stays as written.

@@ -136,7 +136,7 @@ pub(super) async fn with_new_file(inv: Invocation<Ctx>) -> Answer {
 pub(super) async fn with_file(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
     check_name(inv.args.str("path"))?;
-    let path = c.path_arg(&inv, "path")?;
+    let path = c.absolute(&directory::file_target(&c.text_arg(&inv, "path")?));
     let source: File = inv.ctx.load(inv.args.id("source").ok_or_else(|| Error::user("`source` is missing"))?).await?;
     let owner = owner::resolve(&inv.ctx, c, inv.args.str("owner")).await?;
     let mode = inv.args.int("permissions");

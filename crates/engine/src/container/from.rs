@@ -6,12 +6,12 @@ use graph::{
     resolve::Invocation,
     value::{Object, Value},
 };
-use oci::{Platform, Reference, blobs::Blobs};
+use oci::{Platform, Reference, image::Stack};
 use std::sync::Arc;
 
 use super::{
     Config, Container,
-    image::{ImagePin, StoreBlobs, access},
+    image::{ImagePin, access, blobs},
 };
 use crate::{Ctx, directory::Tree, node::Node};
 
@@ -41,17 +41,11 @@ pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
     let address = inv.args.str("address");
     let reference = Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?.or_latest();
     let platform: Platform = c.platform.parse().map_err(|e| Error::from_chain(Class::User, &e))?;
-    let blobs: Arc<dyn Blobs> = Arc::new(StoreBlobs(inv.ctx.engine.store.clone()));
-    let resolved = access(&inv.ctx).resolve(&reference, &platform, &blobs).await.map_err(|e| Error::from_chain(Class::Environment, &e))?;
+    let resolved = access(&inv.ctx).resolve(&reference, &platform, &blobs(&inv.ctx)).await.map_err(|e| Error::from_chain(Class::Environment, &e))?;
     let pinned = resolved.reference.to_string();
     let run = serde_json::to_value(&resolved.config.config).map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;
     let image_config = run.as_object().map(Config::from_oci).unwrap_or_default();
-    let pin = ImagePin {
-        reference: resolved.reference,
-        manifest_digest: resolved.manifest_digest.to_string(),
-        layers: resolved.manifest.layers.into(),
-        diff_ids: resolved.config.rootfs.diff_ids.into(),
-    };
+    let pin = ImagePin { manifest_digest: resolved.manifest_digest.to_string(), stack: Stack::from(&resolved) };
     let mut after = c.with_rootfs(Tree::root(Node::image(pin)));
     after.platform = resolved.platform.to_string().into();
     after.config = Arc::new(c.config.merged_from(&image_config));

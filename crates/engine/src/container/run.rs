@@ -173,7 +173,8 @@ async fn run_step(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], step: &Step) 
         Err(e) => {
             // What the init of other engines says of a program it cannot run: clients see these words and this code.
             let said = match &e {
-                sandbox::StartError::UnknownProgram { name, .. } if plan.init => format!("[dumb-init] {name}: {}", why_unknown(&e)),
+                sandbox::StartError::UnknownProgram { name, .. } if plan.init => format!("[dumb-init] {name}: No such file or directory"),
+                sandbox::StartError::NotExecutable { name, .. } if plan.init => format!("[dumb-init] {name}: Permission denied"),
                 _ => return Err(fail(graph::error::chain(&e))),
             };
             if plan.expect.accepts(UNKNOWN_PROGRAM) {
@@ -209,14 +210,6 @@ async fn run_step(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], step: &Step) 
 /// The sentence clients know.
 fn unsuccessful(plan: &ExecPlan, code: i32) -> String {
     format!("process {} did not complete successfully: exit code: {code}", quoted(&plan.argv.join(" ")))
-}
-
-/// Why a program is unknown, in the kernel's words.
-fn why_unknown(e: &sandbox::StartError) -> &'static str {
-    match e {
-        sandbox::StartError::UnknownProgram { looked_in, .. } if looked_in.contains("not executable") => "Permission denied",
-        _ => "No such file or directory",
-    }
 }
 
 async fn commit(ctx: &Ctx, drafts: Vec<OutputTree>) -> Result<Vec<Snapshot>, Error> {

@@ -53,7 +53,7 @@ async fn sync(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     dir.tree.snapshot(&inv.ctx).await?;
     let call = &inv.this.as_ref().ok_or_else(|| Error::internal("`sync` without a receiver"))?.call;
-    Ok(Value::string(call.encode()))
+    Ok(Value::Id(call.clone()))
 }
 
 async fn entries(inv: Invocation<Ctx>) -> Answer {
@@ -192,6 +192,11 @@ fn paths_outside(path: &str) -> bool {
     false
 }
 
+/// Where `withFile` puts a file: a path with a trailing slash names a directory of that name, and the file in it.
+pub(crate) fn file_target(path: &str) -> String {
+    if path.len() > 1 && path.ends_with('/') { format!("{path}{}", paths::base_name(path)) } else { path.to_owned() }
+}
+
 /// A copy of one file to exactly `to`.
 pub(crate) fn copy_file(tree: &Tree, file: &File, to: String, mode: Option<i64>, owner: Option<(u32, u32)>) -> Tree {
     let edit = Edit::Copy {
@@ -233,7 +238,7 @@ async fn with_file(inv: Invocation<Ctx>) -> Answer {
     let path = inv.args.str("path");
     check_name(path)?;
     let source: File = inv.ctx.load(inv.args.id("source").ok_or_else(|| Error::user("`source` is missing"))?).await?;
-    let tree = copy_file(&dir.tree, &source, dir.tree.clamped(path), inv.args.int("permissions"), None);
+    let tree = copy_file(&dir.tree, &source, dir.tree.clamped(&file_target(path)), inv.args.int("permissions"), None);
     Ok(inv.object(Directory { tree }))
 }
 

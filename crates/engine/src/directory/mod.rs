@@ -9,7 +9,7 @@ use graph::error::{Class, Error};
 use store::Snapshot;
 
 pub use fields::bind;
-pub(crate) use fields::{copy_dir, copy_file, file_mode, removal, subdirectory, subfile};
+pub(crate) use fields::{copy_dir, copy_file, file_mode, file_target, removal, subdirectory, subfile};
 
 use crate::{
     Ctx,

@@ -87,7 +87,7 @@ impl Ctx {
             Op::Given(snapshot) => Done { outputs: vec![snapshot.clone()], exec: None },
             Op::Image(pin) => {
                 let snapshot = container::image::unpacked(self, pin).await?;
-                self.record(node.key, std::slice::from_ref(&snapshot), &[], &format!("image {}", pin.reference));
+                self.record(node.key, std::slice::from_ref(&snapshot), &[], &format!("image {}", pin.stack.reference));
                 Done { outputs: vec![snapshot], exec: None }
             }
             Op::Edit(_) => {
