@@ -22,6 +22,8 @@ use anyhow::{Result, bail};
 use census::Census;
 use suite::{Outcome, Suite};
 
+use crate::env::Build;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Lint,
@@ -90,7 +92,12 @@ impl Options {
 /// Runs the parts, prints a line for each and the sum.
 pub(crate) fn command(args: &[String]) -> Result<()> {
     let options = Options::parse(args)?;
-    let suite = Suite::new(options.filter.clone())?;
+    let build = if options.has(Part::Unit) {
+        Build::Tests
+    } else {
+        Build::Dev
+    };
+    let suite = Suite::new(build, options.filter.clone())?;
     let before = Census::take(&[suite.tmp().to_owned()]);
     let mut sums = Vec::new();
     let ended = run(&options, &suite, &before, &mut sums);

@@ -44,6 +44,7 @@ impl Outcome {
 pub(super) struct Suite {
     dir: PathBuf,
     tmp: PathBuf,
+    build: Build,
     filter: Option<String>,
     registry: Registry,
     registry_was_there: bool,
@@ -53,7 +54,7 @@ pub(super) struct Suite {
 
 impl Suite {
     /// Makes the folders and forgets what an earlier run left in its store.
-    pub(super) fn new(filter: Option<String>) -> Result<Self> {
+    pub(super) fn new(build: Build, filter: Option<String>) -> Result<Self> {
         let dir = workspace::target("test");
         files::make_dir(&dir)?;
         env::wipe(&dir)?;
@@ -70,6 +71,7 @@ impl Suite {
             registry_was_there: registry.service().running()?.is_some(),
             dir,
             tmp,
+            build,
             filter,
             registry,
             binary: OnceLock::new(),
@@ -109,12 +111,12 @@ impl Suite {
             .to_string()
     }
 
-    /// Builds engine and tests.
+    /// Builds the engine, and the tests if they are run.
     pub(super) fn build(&self) -> Result<&Path> {
         if let Some(binary) = self.binary.get() {
             return Ok(binary);
         }
-        let binary = env::build(Build::Tests, &self.dir)?;
+        let binary = env::build(self.build, &self.dir)?;
         Ok(self.binary.get_or_init(|| binary))
     }
 
