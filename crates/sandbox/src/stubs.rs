@@ -4,8 +4,10 @@
 //! For an overlay they are opened in its upper layer, so that directories which were copied up just to hold a stub go too.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
@@ -42,21 +44,51 @@ enum Kind {
     CopiedUp,
 }
 
+/// Targets on layers that other containers may have too, by device and inode, with how many containers use them. Removing one
+/// that another container has mounted something on would unmount it there.
+static SHARED: Mutex<BTreeMap<(u64, u64), Shared>> = Mutex::new(BTreeMap::new());
+
+#[derive(Debug, Default)]
+struct Shared {
+    users: usize,
+    /// Whether it was made as a target, and goes with its last user.
+    made: bool,
+}
+
+/// The use of a target on a layer that is not this container's alone.
+#[derive(Debug)]
+struct Use {
+    parent: OwnedFd,
+    name: Vec<u8>,
+    key: (u64, u64),
+}
+
 /// Everything that was made for one container, in the order it was made.
 #[derive(Debug, Default)]
 pub(crate) struct Stubs {
     made: Vec<Made>,
+    uses: Vec<Use>,
 }
 
 impl Stubs {
     /// Opens the target of a mount, making it and its parents (0755) if they do not exist.
     pub(crate) fn target(&mut self, layers: &[Layer], walk: Walk, directory: bool) -> io::Result<OwnedFd> {
         let Walk { dirs, file, missing } = walk;
-        if let Some((_, fd)) = file {
+        let Some(here) = dirs.last() else { return Err(rustix::io::Errno::NOENT.into()) };
+        let alone = |mount: u64| layers.iter().any(|l| l.mount == mount && l.upper.is_some());
+        if let Some((name, fd)) = file {
+            if !alone(here.mount) {
+                self.share(here.fd.as_fd(), &name, &fd, false)?;
+            }
             return Ok(fd);
         }
-        let Some(here) = dirs.last() else { return Err(rustix::io::Errno::NOENT.into()) };
         if missing.is_empty() {
+            if let [.., parent, _] = dirs.as_slice()
+                && parent.mount == here.mount
+                && !alone(here.mount)
+            {
+                self.share(parent.fd.as_fd(), &here.name, &here.fd, false)?;
+            }
             return here.fd.try_clone();
         }
         // The names from the root of the mount that the stub will be on.
@@ -75,10 +107,29 @@ impl Stubs {
         rustix::fs::utimensat(&here.fd, ".", &times, AtFlags::empty())?;
 
         match upper {
-            None => self.made.extend(made),
+            None => {
+                let (stub, parents): (Vec<Made>, Vec<Made>) = made.into_iter().partition(|m| m.kind == Kind::Stub);
+                self.made.extend(parents);
+                for stub in stub {
+                    self.share(stub.parent.as_fd(), &stub.name, &fd, true)?;
+                }
+            }
             Some((upper, names)) => self.record_in_upper(upper.as_fd(), &names, existed, &missing)?,
         }
         Ok(fd)
+    }
+
+    /// Notes the use of a target on a layer that other containers may have too.
+    fn share(&mut self, parent: BorrowedFd<'_>, name: &[u8], target: &OwnedFd, made: bool) -> io::Result<()> {
+        let stat = rustix::fs::fstat(target)?;
+        let key = (stat.st_dev, stat.st_ino);
+        let parent = rustix::io::fcntl_dupfd_cloexec(parent, 3)?;
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = shared.entry(key).or_default();
+        entry.users += 1;
+        entry.made |= made;
+        self.uses.push(Use { parent, name: name.to_vec(), key });
+        Ok(())
     }
 
     /// Records what a stub left in the upper layer of an overlay: copied-up directories, made directories, the stub.
@@ -113,11 +164,34 @@ impl Stubs {
     /// Removes everything again, as far as nobody else has come to use it.
     pub(crate) fn remove(self) {
         // All are looked at before the first is removed: a removal touches the directory above.
+        for shared in self.uses.into_iter().rev() {
+            release(&shared);
+        }
         let untouched: Vec<Made> = self.made.into_iter().filter(is_untouched).collect();
         for made in untouched.into_iter().rev() {
             if let Err(e) = remove(&made) {
                 tracing::debug!(name = %crate::error::shown(&made.name), error = %e, "a mount target stays in the layer");
             }
+        }
+    }
+}
+
+/// Ends the use of a shared target, and removes it after the last use if it was made as one.
+fn release(target: &Use) {
+    // Held to the end: nobody can come to use the target between the decision and the removal.
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(entry) = shared.get_mut(&target.key) else { return };
+    entry.users = entry.users.saturating_sub(1);
+    if entry.users > 0 {
+        return;
+    }
+    let made = entry.made;
+    shared.remove(&target.key);
+    let Ok(now) = rustix::fs::statat(&target.parent, target.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { return };
+    if made && (now.st_dev, now.st_ino) == target.key {
+        let removed = unlink(target.parent.as_fd(), &target.name, FileType::from_raw_mode(now.st_mode) == FileType::Directory);
+        if let Err(e) = removed {
+            tracing::debug!(name = %crate::error::shown(&target.name), error = %e, "a mount target stays in the layer");
         }
     }
 }
@@ -166,11 +240,14 @@ fn is_untouched(made: &Made) -> bool {
 }
 
 fn remove(made: &Made) -> rustix::io::Result<()> {
-    let directory = FileType::from_raw_mode(made.found.st_mode) == FileType::Directory;
-    let parent = rustix::fs::fstat(&made.parent)?;
-    let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-    rustix::fs::unlinkat(&made.parent, made.name.as_slice(), flags)?;
-    rustix::fs::utimensat(&made.parent, ".", &times_of(&parent), AtFlags::empty())
+    unlink(made.parent.as_fd(), &made.name, FileType::from_raw_mode(made.found.st_mode) == FileType::Directory)
+}
+
+/// Removes a name, and leaves the directory's times as they were.
+fn unlink(parent: BorrowedFd<'_>, name: &[u8], directory: bool) -> rustix::io::Result<()> {
+    let before = rustix::fs::fstat(parent)?;
+    rustix::fs::unlinkat(parent, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
+    rustix::fs::utimensat(parent, ".", &times_of(&before), AtFlags::empty())
 }
 
 fn times_of(stat: &Stat) -> Timestamps {

@@ -10,6 +10,10 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 /// What the child runs. It must not return, unwind, allocate, take locks or touch thread-local state.
@@ -28,6 +32,35 @@ pub struct Cloned {
 #[derive(Debug)]
 pub struct Stack {
     base: *mut c_void,
+}
+
+/// Lets another thread kill a child that does not get to executing its program: a container's processes can stop one that
+/// has joined them.
+#[derive(Debug)]
+pub struct Watch {
+    pidfd: AtomicI32,
+    /// Held while the descriptor is used, and while its ownership is handed over.
+    guard: Mutex<()>,
+}
+
+impl Default for Watch {
+    fn default() -> Watch {
+        Watch { pidfd: AtomicI32::new(-1), guard: Mutex::new(()) }
+    }
+}
+
+impl Watch {
+    /// Kills the child if it has been started and has not yet executed its program. Says whether it was there.
+    pub fn kill(&self) -> bool {
+        let _guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let pidfd = self.pidfd.load(Ordering::SeqCst);
+        if pidfd < 0 {
+            return false;
+        }
+        // SAFETY: the kernel made the descriptor, and its owner waits for the guard before it takes it over.
+        let pidfd = unsafe { BorrowedFd::borrow_raw(pidfd) };
+        crate::process::signal(pidfd, libc::SIGKILL).is_ok()
+    }
 }
 
 const STACK: usize = 128 * 1024;
@@ -95,16 +128,23 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// when the child has executed a program or has exited. All signals are blocked in the child; it must reset its handlers
 /// and unblock them before it executes the program.
 ///
-/// With `cgroup`, a directory of a cgroup2 hierarchy, the child starts as its member.
+/// With `cgroup`, a directory of a cgroup2 hierarchy, the child starts as its member. While the caller is suspended, `watch`
+/// can end the child.
 ///
 /// # Safety
 /// `entry` must uphold what [`Entry`] says, and `arg` must be what it expects. `flags` must not contain `CLONE_THREAD`,
 /// `CLONE_SIGHAND`, `CLONE_FS`, `CLONE_FILES` or `CLONE_SETTLS`.
-pub unsafe fn vfork(flags: u64, cgroup: Option<BorrowedFd<'_>>, stack: &mut Stack, entry: Entry, arg: *mut c_void) -> io::Result<Cloned> {
-    let mut pidfd: RawFd = -1;
+pub unsafe fn vfork(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    stack: &mut Stack,
+    watch: &Watch,
+    entry: Entry,
+    arg: *mut c_void,
+) -> io::Result<Cloned> {
     let mut args = CloneArgs {
         flags: flags | (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64,
-        pidfd: (&raw mut pidfd).addr() as u64,
+        pidfd: watch.pidfd.as_ptr().addr() as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.base.addr() as u64 + GUARD as u64,
         stack_size: STACK as u64,
@@ -116,9 +156,11 @@ pub unsafe fn vfork(flags: u64, cgroup: Option<BorrowedFd<'_>>, stack: &mut Stac
     }
     let blocked = SignalsBlocked::new()?;
     // SAFETY: the stack is exclusively borrowed, mapped and 16-byte aligned; `entry` and `arg` are the caller's promise.
-    // The parent is suspended until the child executes or exits (CLONE_VFORK), so `args` and `pidfd` outlive their use.
+    // The parent is suspended until the child executes or exits (CLONE_VFORK), so `args` and `watch` outlive their use.
     let pid = unsafe { clone3(&mut args, entry, arg) };
     drop(blocked);
+    let _guard = watch.guard.lock().unwrap_or_else(PoisonError::into_inner);
+    let pidfd: RawFd = watch.pidfd.swap(-1, Ordering::SeqCst);
     if pid < 0 {
         return Err(io::Error::from_raw_os_error(-pid as i32));
     }
@@ -217,12 +259,32 @@ mod tests {
         }
     }
 
+    unsafe extern "C" fn sleep(_: *mut c_void) -> ! {
+        loop {
+            // SAFETY: `pause` by another name, as not every architecture has it: a poll of nothing without a deadline.
+            unsafe { crate::raw::syscall(libc::SYS_ppoll, [0; 6]) };
+        }
+    }
+
+    #[test]
+    fn a_child_that_does_not_get_on_can_be_killed() {
+        let watch = std::sync::Arc::new(Watch::default());
+        assert!(!watch.kill());
+        let killer = std::sync::Arc::clone(&watch);
+        let killer = std::thread::spawn(move || while !killer.kill() {});
+        // SAFETY: `sleep` does nothing else.
+        let child = unsafe { vfork(0, None, &mut Stack::new().unwrap(), &watch, sleep, ptr::null_mut()) }.unwrap();
+        killer.join().unwrap();
+        assert_eq!(crate::process::wait(&child.pidfd).unwrap(), crate::process::Ended::Signaled(9));
+        assert!(!watch.kill());
+    }
+
     #[test]
     fn a_child_runs_on_its_own_stack_and_reports_by_its_exit() {
         let mut stack = Stack::new().unwrap();
         for code in [0_usize, 3, 250] {
             // SAFETY: `exit_with` only exits.
-            let child = unsafe { vfork(0, None, &mut stack, exit_with, ptr::without_provenance_mut(code)) }.unwrap();
+            let child = unsafe { vfork(0, None, &mut stack, &Watch::default(), exit_with, ptr::without_provenance_mut(code)) }.unwrap();
             assert_eq!(crate::process::wait(&child.pidfd).unwrap(), crate::process::Ended::Exited(code as i32));
         }
     }

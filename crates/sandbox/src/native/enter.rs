@@ -8,7 +8,7 @@ use std::{
     ffi::{CStr, CString, c_char, c_void},
     os::fd::RawFd,
     ptr,
-    sync::atomic::{AtomicI32, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
 
 use sys::raw::syscall;
@@ -32,6 +32,10 @@ pub(super) enum Op {
     Mask { slot: usize, path: CString, dir: RawFd, file: RawFd },
     /// Make a path below a slot's mount read-only, if it exists.
     Readonly { slot: usize, path: CString },
+    /// Let the kernel choose this process as any other when memory runs out; the slot holds procfs.
+    Expendable { slot: usize },
+    /// Leave the engine's keys behind.
+    Keyring,
     /// Make the directory that `root` is open on the root of this mount namespace and detach the old one.
     Pivot { root: RawFd },
     /// Start a session, with the terminal on descriptor 0 as its own when asked for.
@@ -88,6 +92,8 @@ pub(super) struct Child {
     pub(super) ops: Vec<Op>,
     failed: AtomicI32,
     errno: AtomicI32,
+    /// Set right before the last step, the execution.
+    through: AtomicBool,
 }
 
 /// Slots for the mounts that later steps refer to.
@@ -96,7 +102,12 @@ type Slots = [RawFd; SLOTS];
 
 impl Child {
     pub(super) fn new(ops: Vec<Op>) -> Child {
-        Child { ops, failed: AtomicI32::new(-1), errno: AtomicI32::new(0) }
+        Child { ops, failed: AtomicI32::new(-1), errno: AtomicI32::new(0), through: AtomicBool::new(false) }
+    }
+
+    /// Whether the execution was reached.
+    pub(super) fn is_through(&self) -> bool {
+        self.through.load(Ordering::SeqCst)
     }
 
     /// The step that failed and its errno.
@@ -119,6 +130,8 @@ impl Op {
             Op::Attach { .. } => "mount a directory".into(),
             Op::Mask { path, .. } => format!("mask `{}`", shown(path)),
             Op::Readonly { path, .. } => format!("make `{}` read-only", shown(path)),
+            Op::Expendable { .. } => "set the memory score".into(),
+            Op::Keyring => "leave the session's keys".into(),
             Op::Pivot { .. } => "make the container's root the root".into(),
             Op::Session { .. } => "start a session on the terminal".into(),
             Op::Stdio(_) => "set up the standard streams".into(),
@@ -148,6 +161,9 @@ pub(super) unsafe extern "C" fn enter(child: *mut c_void) -> ! {
     let mut slots: Slots = [-1; SLOTS];
     let mut index = 0_i32;
     for op in &child.ops {
+        if let Op::Exec { .. } = op {
+            child.through.store(true, Ordering::SeqCst);
+        }
         if let Err(errno) = run(op, &mut slots) {
             child.errno.store(errno, Ordering::SeqCst);
             child.failed.store(index, Ordering::SeqCst);
@@ -180,6 +196,13 @@ fn run(op: &Op, slots: &mut Slots) -> Result<(), i32> {
         Op::Attach { mount, target, slot } => place(*mount as usize, target, *slot, slots),
         Op::Mask { slot, path, dir, file } => mask(slot_of(slots, *slot), path, *dir, *file),
         Op::Readonly { slot, path } => readonly(slot_of(slots, *slot), path),
+        Op::Expendable { slot } => expendable(slot_of(slots, *slot)),
+        Op::Keyring => {
+            // Not every kernel has keys, and there may be too many: nothing depends on it then.
+            let join_session_keyring = 1;
+            let _ = call(libc::SYS_keyctl, [join_session_keyring, 0, 0, 0, 0, 0]);
+            Ok(())
+        }
         Op::Pivot { root } => pivot(*root),
         Op::Session { terminal } => {
             call(libc::SYS_setsid, [0; 6])?;
@@ -330,6 +353,16 @@ fn readonly(dir: RawFd, path: &CStr) -> Result<(), i32> {
     close(copy);
     close(target);
     Ok(())
+}
+
+fn expendable(proc: RawFd) -> Result<(), i32> {
+    // A new superblock of procfs made by this process: `self` is not a link that anybody else could have put there.
+    let path = c"self/oom_score_adj".as_ptr().addr();
+    let file = call(libc::SYS_openat, [proc as usize, path, (libc::O_WRONLY | libc::O_CLOEXEC) as usize, 0, 0, 0])?;
+    let zero = b"0";
+    let written = call(libc::SYS_write, [file, zero.as_ptr().addr(), zero.len(), 0, 0, 0]);
+    close(file);
+    written.map(drop)
 }
 
 fn pivot(root: RawFd) -> Result<(), i32> {

@@ -8,6 +8,7 @@ use std::{
     ffi::CString,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use rustix::{
@@ -52,11 +53,13 @@ pub struct Options {
     /// Put containers into control groups where the machine has them. Without, device nodes that containers make are
     /// held back by mount flags, and running out of memory looks like any other kill.
     pub cgroups: bool,
+    /// How long a container may take to get to its program. A process that joins a container can be stopped by it.
+    pub start_limit: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cgroups: true }
+        Options { cgroups: true, start_limit: Duration::from_secs(30) }
     }
 }
 
@@ -67,12 +70,15 @@ struct Shared {
     engine: OwnedFd,
     /// The host's `/dev/null`.
     null: OwnedFd,
+    start_limit: Duration,
     /// The host's `/dev`.
     dev: OwnedFd,
     cgroups: Arc<cgroup::Cgroups>,
     /// Controllers of the old hierarchies, when there are any.
     legacy: Vec<Vec<String>>,
     unified_only: bool,
+    /// Whether the engine is spared when memory runs out, which its containers should not inherit.
+    protected: bool,
     /// The init program; made when first needed.
     init: Mutex<Option<Arc<OwnedFd>>>,
     capabilities: u64,
@@ -104,16 +110,18 @@ impl Native {
         let shared = Shared {
             engine: high(engine)?,
             null: host_null()?,
+            start_limit: options.start_limit,
             dev: dev.step(|| "open `/dev`".into())?,
             cgroups: Arc::clone(&cgroups),
             unified_only: membership.is_unified(),
+            protected: std::fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|t| t.starts_with('-')),
             legacy: membership.legacy.into_iter().map(|(controllers, _)| controllers).collect(),
             init: Mutex::new(None),
             capabilities: sys::process::bounding_set(),
             last_capability: sys::process::last_capability(),
         };
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-        Ok(Native { pool: Arc::new(spawner::Pool::new(threads, &cgroups)?), shared: Arc::new(shared) })
+        Ok(Native { pool: Arc::new(spawner::Pool::new(threads, options.start_limit, &cgroups)?), shared: Arc::new(shared) })
     }
 }
 
@@ -234,6 +242,9 @@ impl Start {
         if !spec.privileged {
             mask_ops(&mut ops, &stage, &dev);
         }
+        if shared.protected {
+            ops.push(Op::Expendable { slot: PROC });
+        }
         ops.push(Op::Pivot { root: stage.root.as_raw_fd() });
         let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
         let program = match &init {
@@ -256,7 +267,7 @@ impl Start {
         let (pid, pidfd) = clone(spawner, flags, after.cgroup.directory(), ops, &name)?;
         drop(streams);
         let child = Child { pid, pidfd: Arc::new(pidfd), target: None, terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, reaped: None };
-        finish(child, status, &name)
+        finish(child, status, shared.start_limit, &name)
     }
 }
 
@@ -275,20 +286,25 @@ fn set_home(env: &mut Vec<Vec<u8>>, identity: &crate::user::Identity) {
 /// Starts the child and returns when it has executed its program, or reports the step at which it could not.
 fn clone(spawner: &mut spawner::Spawner, flags: i32, cgroup: Option<BorrowedFd<'_>>, ops: Vec<Op>, program: &str) -> Result<(i32, OwnedFd), StartError> {
     let child = enter::Child::new(ops);
+    let argument = (&raw const child).cast_mut().cast();
     // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
     #[expect(unsafe_code, reason = "the one place where a child is started")]
-    let cloned = unsafe { sys::clone::vfork(flags as u64, cgroup, &mut spawner.stack, enter::enter, (&raw const child).cast_mut().cast()) };
+    let cloned = unsafe { sys::clone::vfork(flags as u64, cgroup, &mut spawner.stack, &spawner.watch, enter::enter, argument) };
     let cloned = cloned.step(|| "start a process in new namespaces".into())?;
     if let Some((op, errno)) = child.failure() {
         let _ = sys::process::wait(&cloned.pidfd);
         return Err(failure(op, errno, program));
     }
+    if !child.is_through() {
+        let _ = sys::process::wait(&cloned.pidfd);
+        return Err(StartError::Spec(format!("`{program}` was killed before it was executed")));
+    }
     Ok((cloned.pid, cloned.pidfd))
 }
 
 /// Hears from the init whether the program runs.
-fn finish(mut child: Child, status: Option<StatusPipe>, program: &str) -> Result<Child, StartError> {
-    let failed = match status.map(StatusPipe::wait).transpose() {
+fn finish(mut child: Child, status: Option<StatusPipe>, limit: Duration, program: &str) -> Result<Child, StartError> {
+    let failed = match status.map(|s| s.wait(limit)).transpose() {
         Ok(None | Some(None)) => return Ok(child),
         Ok(Some(Some(errno))) => program_failure(program, errno),
         Err(e) => e,
@@ -326,6 +342,7 @@ impl Process {
         ops.push(Op::Session { terminal: self.terminal && leads });
         ops.push(Op::Umask(0o022));
         ops.extend(self.rlimits.into_iter().map(Op::Limit));
+        ops.push(Op::Keyring);
         ops.push(Op::Directory(string(self.cwd)?));
         // Only a process that may administer the system may install a filter without giving up set-user-id programs.
         if !self.privileged {
@@ -345,7 +362,13 @@ impl Process {
             Program::Init { file, argv } => (Some(file), Vec::new(), argv),
             Program::Itself { paths, argv } => (None, strings(paths)?, argv),
         };
-        ops.push(Op::Exec { program, paths, argv: Pointers::new(strings(argv)?), envp: Pointers::new(strings(self.env)?) });
+        let mut env = self.env;
+        if plan::variable(&env, "HOME").is_none_or(<[u8]>::is_empty) {
+            let home = self.identity.home.unwrap_or_else(|| b"/".to_vec());
+            env.retain(|e| e != b"HOME=");
+            env.push([b"HOME=", home.as_slice()].concat());
+        }
+        ops.push(Op::Exec { program, paths, argv: Pointers::new(strings(argv)?), envp: Pointers::new(strings(env)?) });
         Ok(())
     }
 }
@@ -528,10 +551,16 @@ impl StatusPipe {
     }
 
     /// The errno of the failed execution; `None` when the program runs.
-    fn wait(self) -> Result<Option<i32>, StartError> {
+    fn wait(self, limit: Duration) -> Result<Option<i32>, StartError> {
         drop(self.theirs);
+        let what = || "hear from the container's init".to_owned();
+        let limit = rustix::event::Timespec { tv_sec: limit.as_secs().max(1).try_into().unwrap_or(i64::MAX), tv_nsec: 0 };
+        let mut poll = [rustix::event::PollFd::new(&self.ours, rustix::event::PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&limit))).step(what)? == 0 {
+            return Err(rustix::io::Errno::TIMEDOUT).step(what);
+        }
         let mut bytes = [0; 4];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.ours, &mut bytes)).step(|| "hear from the container's init".into())? {
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.ours, &mut bytes)).step(what)? {
             4 => Ok(Some(i32::from_ne_bytes(bytes))),
             _ => Ok(None),
         }

@@ -7,6 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -14,7 +15,7 @@ use rustix::{
     mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
-use sys::clone::Stack;
+use sys::clone::{Stack, Watch};
 
 use super::{cgroup::Cgroups, dev};
 use crate::{StartError, error::Step as _};
@@ -35,6 +36,7 @@ type Delivery = Box<dyn FnOnce() + Send>;
 pub(super) struct Pool {
     /// Present until the pool is dropped.
     jobs: Option<Mutex<mpsc::Sender<Job>>>,
+    limit: Duration,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -49,10 +51,10 @@ impl Drop for Pool {
 
 impl Pool {
     /// Starts `threads` threads.
-    pub(super) fn new(threads: usize, cgroups: &Arc<Cgroups>) -> Result<Pool, StartError> {
+    pub(super) fn new(threads: usize, limit: Duration, cgroups: &Arc<Cgroups>) -> Result<Pool, StartError> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
-        let mut pool = Pool { jobs: Some(Mutex::new(jobs)), threads: Vec::new() };
+        let mut pool = Pool { jobs: Some(Mutex::new(jobs)), limit, threads: Vec::new() };
         for i in 0..threads.max(1) {
             let (queue, cgroups) = (Arc::clone(&queue), Arc::clone(cgroups));
             let (ready, started) = mpsc::channel();
@@ -77,17 +79,31 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs `job` on one of the threads and waits for its answer. The job must not start threads: they would share the
+    /// Runs `job` on one of the threads and waits for its answer. A child that takes too long from its clone to its
+    /// program is killed. The job must not start threads: they would share the
     /// spawner's root, and keep it from changing namespaces.
     pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Spawner) -> Result<T, StartError> + Send + 'static) -> Result<T, StartError> {
         let (answer, answered) = mpsc::sync_channel(1);
+        let watch = Arc::new(Watch::default());
+        let theirs = Arc::clone(&watch);
         let job: Job = Box::new(move |spawner| {
+            spawner.watch = theirs;
             let result = job(spawner);
             Box::new(move || drop(answer.send(result)))
         });
         let jobs = self.jobs.as_ref().ok_or_else(gone)?;
         jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).map_err(|_| gone())?;
-        answered.recv().unwrap_or_else(|_| Err(gone()))
+        loop {
+            match answered.recv_timeout(self.limit) {
+                Ok(answer) => return answer,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if watch.kill() {
+                        tracing::warn!("a container did not get to executing its program and was killed");
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(gone()),
+            }
+        }
     }
 }
 
@@ -118,6 +134,8 @@ pub(super) struct Spawner {
     home: OwnedFd,
     pids: OwnedFd,
     pub(super) stack: Stack,
+    /// Of the start at hand.
+    pub(super) watch: Arc<Watch>,
 }
 
 /// Places of the namespace under construction.
@@ -145,7 +163,7 @@ impl Spawner {
         let ns = |name: &str| {
             rustix::fs::openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(|| format!("open the {name} namespace"))
         };
-        let spawner = Spawner { home: ns("mnt")?, pids: ns("pid")?, stack: Stack::new().step(|| "map a stack".into())? };
+        let spawner = Spawner { home: ns("mnt")?, pids: ns("pid")?, stack: Stack::new().step(|| "map a stack".into())?, watch: Arc::default() };
         Ok(spawner)
     }
 

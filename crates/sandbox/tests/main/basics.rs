@@ -63,7 +63,7 @@ fn root_unknown_programs_are_named() {
 }
 
 #[test]
-fn root_the_environment_is_exactly_what_was_given() {
+fn root_the_environment_is_what_was_given_and_a_home() {
     if !able() {
         return;
     }
@@ -76,7 +76,13 @@ fn root_the_environment_is_exactly_what_was_given() {
         let mut text = Vec::new();
         out.read_to_end(&mut text).unwrap();
         assert_eq!(child.wait_blocking().unwrap(), Exit::Code(0));
-        assert_eq!(text, b"PATH=/bin\nA=1\nEMPTY=\nODD=a=b\xff\n", "init: {init}");
+        assert_eq!(text, b"PATH=/bin\nA=1\nEMPTY=\nODD=a=b\xff\nHOME=/root\n", "init: {init}");
+    }
+    for (user, given, home) in [("build", "X=", "/home/build"), ("77", "HOME=", "/"), ("", "HOME=/given", "/given")] {
+        let mut spec = image.script("echo $HOME");
+        spec.user = UserSpec { name: user.into() };
+        spec.env.push(given.into());
+        assert_eq!(run(spec).out, format!("{home}\n"));
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use sandbox::{
-    Child, Exit, StartError,
+    Child, Exit, Native, Options, StartError,
     spec::{ExecSpec, Stdio, UserSpec},
 };
 
@@ -131,4 +131,31 @@ fn root_a_second_process_has_its_own_terminal() {
     }
     assert_eq!(process.wait_blocking().unwrap(), Exit::Code(0));
     assert_eq!(String::from_utf8_lossy(&out).replace('\r', "").replacen("go\n", "", 1), "/dev/pts/0\n20 30\n\n");
+}
+
+#[test]
+fn root_a_container_cannot_hold_up_the_engine_by_stopping_what_joins_it() {
+    if !able() {
+        return;
+    }
+    let mut options = Options::default();
+    options.start_limit = std::time::Duration::from_millis(300);
+    let runtime = Native::with(options).unwrap();
+    let image = Image::new();
+    // Stops every process but itself, as fast as it can.
+    let (child, out) = start(&runtime, image.script("echo ready; while :; do kill -STOP -1 2> /dev/null; done")).unwrap();
+    let mut line = String::new();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    let mut stopped = 0;
+    for _ in 0..60 {
+        // Each call comes back, with a process that runs (and is killed here) or without.
+        if let Err(error) = child.exec(spec("exit 0")).map(drop) {
+            assert_eq!(error.to_string(), "`sh` was killed before it was executed");
+            stopped += 1;
+            if stopped == 2 {
+                break;
+            }
+        }
+    }
+    eprintln!("{stopped} were stopped in time");
 }

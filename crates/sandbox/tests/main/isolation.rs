@@ -86,7 +86,7 @@ fn root_devices_are_the_standard_ones() {
     let image = Image::new();
     let out = run(image.script("ls /dev; echo > /dev/null; head -c 4 /dev/zero | wc -c; echo x > /dev/full; stat -c '%a %t:%T' /dev/null /dev/tty; \
         readlink /dev/fd; mknod /tmp/disk b 8 0 && { head -c 1 /tmp/disk; } 2>&1; mknod /dev/mem c 1 1 && { head -c 1 /dev/mem; } 2>&1"));
-    let expected = "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero 4 sh: write error: No space left on device \
+    let expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero 4 sh: write error: No space left on device \
         666 1:3 666 5:0 /proc/self/fd head: /tmp/disk: REFUSED head: /dev/mem: REFUSED";
     let refused = ["Operation not permitted", "Permission denied"];
     let out = refused.iter().fold(out.out, |out, words| out.replace(words, "REFUSED"));

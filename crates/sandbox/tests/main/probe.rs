@@ -43,11 +43,13 @@ fn answer(question: &str) -> String {
         "i386-socket" => call_i386(359, number),
         "nofile" => {
             let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: the struct lives across the call.
             unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
             return format!("{}/{}", limit.rlim_cur, limit.rlim_max);
         }
         "parent-death" => {
             let mut signal = 0;
+            // SAFETY: the number lives across the call.
             unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
             i64::from(signal)
         }
@@ -73,6 +75,11 @@ fn call_i386(number: i64, argument: i64) -> i64 {
              lateout("r10") _, lateout("r11") _);
     }
     i64::from(result)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn call_i386(_: i64, _: i64) -> i64 {
+    -i64::from(libc::ENOSYS)
 }
 
 /// How many signals are ignored or blocked.

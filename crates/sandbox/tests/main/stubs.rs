@@ -2,13 +2,14 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Read},
     os::unix::fs::MetadataExt,
     time::{Duration, SystemTime},
 };
 
 use sandbox::spec::{Mount, Root, Source};
 
-use crate::kit::{Image, able, run};
+use crate::kit::{Image, able, native, run, start};
 
 fn tmpfs(target: &str) -> Mount {
     Mount { target: target.into(), source: Source::Tmpfs { size: None }, readonly: false }
@@ -82,6 +83,36 @@ fn root_targets_inside_other_mounts_are_removed_there() {
     assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
     assert_eq!(source.changes(), ["mine"]);
     assert!(image.changes().is_empty(), "{:?}", image.changes());
+}
+
+#[test]
+fn root_a_target_in_a_shared_volume_stays_while_another_container_uses_it() {
+    if !able() {
+        return;
+    }
+    let volume = Image::new().scratch("volume");
+    fs::create_dir_all(&volume).unwrap();
+    let spec = |image: &Image, script: &str| {
+        let mut spec = image.script(script);
+        spec.mounts = vec![Mount { target: b"/v".to_vec(), source: Source::Bind(volume.clone()), readonly: false }, tmpfs("/v/cache")];
+        spec
+    };
+    let (long, short) = (Image::new(), Image::new());
+    let (read, stdin) = std::io::pipe().unwrap();
+    let mut waiting = spec(&long, "touch /v/cache/mine; echo ready; cat; ls /v/cache");
+    waiting.stdio.stdin = Some(read.into());
+    let (mut child, out) = start(native(), waiting).unwrap();
+    let mut out = BufReader::new(out);
+    let mut text = String::new();
+    out.read_line(&mut text).unwrap();
+    assert_eq!(run(spec(&short, "ls /v/cache")).out, "");
+    assert!(volume.join("cache").exists(), "still in use");
+    drop(stdin);
+    out.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "ready\nmine\n", "the other container's end did not unmount it");
+    child.wait_blocking().unwrap();
+    assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
+    fs::remove_dir_all(volume.parent().unwrap()).unwrap();
 }
 
 #[test]
