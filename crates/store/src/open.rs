@@ -50,6 +50,17 @@ pub enum OpenError {
         /// The engine's process, as far as it is known.
         pid: Option<u32>,
     },
+    /// Something else lives there: what a store would sweep away is not its own.
+    #[error(
+        "`{}` is not a store, but has a `{name}` already: choose an empty directory with BODKIN_STATE_DIR",
+        dir.display()
+    )]
+    NotAStore {
+        /// The state directory.
+        dir: PathBuf,
+        /// What is there.
+        name: String,
+    },
     /// Made by a program that keeps things differently.
     #[error("`{}` was made by a newer program: it needs `{flag}`; use that program, or another directory", dir.display())]
     Format {
@@ -95,6 +106,7 @@ impl Store {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Store, OpenError> {
         let dir = prepare_dir(dir.as_ref())?;
         let layout = Layout::new(dir);
+        check_ours(&layout)?;
         let lock = lock(&layout)?;
         check_format(&layout)?;
         for dir in layout.dirs() {
@@ -147,12 +159,29 @@ fn prepare_dir(dir: &Path) -> Result<PathBuf, OpenError> {
         // What is in layers belongs to containers, with modes that mean nothing here.
         fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(on("set the mode of", dir))?;
     }
-    let dir = fs::canonicalize(dir).map_err(on("resolve", dir))?;
+    // Not resolved: a link may be the only way there, as it is for a mount that has no place in the tree.
+    let dir = std::path::absolute(dir).map_err(on("resolve", dir))?;
     let stat = rustix::fs::statfs(&dir).map_err(on("look at", &dir))?;
     if i64::from(stat.f_type) == OVERLAYFS_MAGIC {
         return Err(OpenError::OnOverlay { dir });
     }
     Ok(dir)
+}
+
+/// A directory without a format is one that is being made a store. It must have nothing by our names, because all that is
+/// there by these names and not recorded is swept.
+fn check_ours(layout: &Layout) -> Result<(), OpenError> {
+    if layout.format().try_exists().map_err(on("look at", &layout.format()))? {
+        return Ok(());
+    }
+    let names = layout.dirs().into_iter().chain([layout.db()]);
+    for path in names {
+        if fs::symlink_metadata(&path).is_ok() {
+            let name = path.strip_prefix(layout.root()).unwrap_or(&path).display().to_string();
+            return Err(OpenError::NotAStore { dir: layout.root().to_owned(), name });
+        }
+    }
+    Ok(())
 }
 
 /// Takes the lock, which the kernel gives back when this process ends, however it ends.

@@ -1,7 +1,8 @@
 //! Deleting in the background: things are renamed away at once and deleted by one thread, because deleting is slow.
 
 use std::{
-    fs, io,
+    io,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -9,7 +10,18 @@ use std::{
     },
 };
 
-use crate::{DiskError, disk};
+use rustix::{
+    fs::{AtFlags, CWD, RenameFlags},
+    io::Errno,
+};
+
+use crate::{
+    DiskError, disk,
+    tree::{names_of, open_child_dir},
+};
+
+/// How many directories deep one deletion goes.
+const DEPTH: usize = 64;
 
 /// The deleting thread's mail box. Its queue is what is in the directory, so it needs no memory and survives crashes.
 #[derive(Debug)]
@@ -43,14 +55,14 @@ impl Trash {
         // Names of an earlier process may still be there; a directory cannot replace a filled one, so take the next.
         for _ in 0..1_000_000 {
             let to = self.dir.join(format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed)));
-            match rustix::fs::renameat_with(rustix::fs::CWD, path, rustix::fs::CWD, &to, rustix::fs::RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(CWD, path, CWD, &to, RenameFlags::NOREPLACE) {
                 Ok(()) => {
                     self.lock().work = true;
                     self.changed.notify_all();
                     return Ok(());
                 }
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(rustix::io::Errno::NOENT) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => return Ok(()),
                 Err(e) => return Err(DiskError::new("throw away", path, e)),
             }
         }
@@ -98,19 +110,50 @@ impl Trash {
                 state.busy = true;
             }
             let Ok(names) = disk::names(&self.dir) else { continue };
-            for name in names {
-                if self.lock().stop {
-                    return;
+            let dir = match disk::open_dir(&self.dir) {
+                Ok(dir) => dir,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot empty the trash");
+                    continue;
                 }
-                let path = self.dir.join(name);
-                if let Err(error) = delete(&path) {
-                    tracing::warn!(path = %path.display(), %error, "cannot delete");
+            };
+            for name in names {
+                match self.delete(dir.as_fd(), dir.as_fd(), name.as_bytes(), 0) {
+                    Ok(()) => {}
+                    Err(Errno::CANCELED) => return,
+                    Err(error) => tracing::warn!(path = %self.dir.join(name).display(), %error, "cannot delete"),
                 }
             }
         }
     }
-}
 
-fn delete(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+    /// Deletes what has a name. Programs can make trees of any depth: what lies deep is first moved to the top.
+    fn delete(&self, top: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8], depth: usize) -> rustix::io::Result<()> {
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
+        if depth >= DEPTH {
+            loop {
+                let to = format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed));
+                match rustix::fs::renameat_with(dir, name, top, to, RenameFlags::NOREPLACE) {
+                    Ok(()) => {
+                        self.lock().work = true;
+                        return Ok(());
+                    }
+                    Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        if self.lock().stop {
+            return Err(Errno::CANCELED);
+        }
+        let inner = open_child_dir(dir, name)?;
+        for (child, _) in names_of(inner.as_fd())? {
+            self.delete(top, inner.as_fd(), &child, depth + 1)?;
+        }
+        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+    }
 }
