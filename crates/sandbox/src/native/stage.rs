@@ -128,7 +128,10 @@ impl<'a> Stage<'a> {
         let Prepared { target, part, readonly } = prepared;
         let (mount, upper, prefix) = match part {
             Part::Whole(Detached { mount, upper, .. }) => (mount, upper, Vec::new()),
-            Part::Below(whole, subpath) => self.below(whole, &subpath)?,
+            Part::Below(whole, subpath) => {
+                let (part, prefix) = self.below(&whole, &subpath)?;
+                (part, whole.upper, prefix)
+            }
             Part::File { contents, mode, uid, gid } => (self.file(&contents, mode, uid, gid).step(|| format!("write the file for `{}`", shown(&target)))?, None, Vec::new()),
         };
         self.attach(&target, mount, upper, prefix, readonly)
@@ -160,8 +163,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Takes the part at `subpath` out of an overlay.
-    fn below(&self, whole: Detached, subpath: &[u8]) -> Result<(OwnedFd, Option<OwnedFd>, Vec<Vec<u8>>), StartError> {
+    /// Takes the part at `subpath` out of an overlay; its path, with links followed, comes along.
+    fn below(&self, whole: &Detached, subpath: &[u8]) -> Result<(OwnedFd, Vec<Vec<u8>>), StartError> {
         let what = || format!("find `{}` in what is to be mounted", shown(subpath));
         // A part can only be copied out of a mount that is attached in this namespace.
         sys::mount::attach(&whole.mount, &self.workshop.scratch).step(what)?;
@@ -178,7 +181,7 @@ impl<'a> Stage<'a> {
         let part = part.step(what)?;
         drop(walk);
         rustix::mount::unmount("scratch", UnmountFlags::DETACH).step(what)?;
-        Ok((part, whole.upper, prefix))
+        Ok((part, prefix))
     }
 
     /// A file in memory, as a mount.

@@ -268,8 +268,8 @@ fn pidfd(pid: i32) -> io::Result<OwnedFd> {
 fn log_message(bundle: &Path) -> Option<String> {
     let text = fs::read_to_string(bundle.join("log")).ok()?;
     let messages = text.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
-    let errors = messages.filter(|m| m["level"] == "error" || m["level"] == "fatal");
-    errors.last().and_then(|m| Some(m["msg"].as_str()?.to_owned()))
+    let mut errors = messages.filter(|m| m["level"] == "error" || m["level"] == "fatal");
+    errors.next_back().and_then(|m| Some(m["msg"].as_str()?.to_owned()))
 }
 
 /// Takes the terminal's master that runc sends.

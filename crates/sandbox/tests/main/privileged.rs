@@ -2,9 +2,15 @@
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
-use sandbox::{Exit, Native, Options, Runtime};
+use sandbox::{
+    Exit, Native, Options, Runtime,
+    spec::{Mount, Source},
+};
 
-use crate::kit::{Image, able, native, run, run_on};
+use crate::{
+    kit::{Image, able, native, run, run_on},
+    probe,
+};
 
 #[test]
 fn root_a_privileged_container_has_what_the_engine_has() {
@@ -33,12 +39,17 @@ fn root_an_engine_runs_inside_a_privileged_container() {
     if !able() {
         return;
     }
-    // Mounts, namespaces and groups that an engine needs, made from inside; the upper layer lies on a tmpfs.
-    let image = Image::new();
-    let mut spec = image.script("mkdir /tmp/t && mount -t tmpfs x /tmp/t && cd /tmp/t && mkdir l u w m && mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m && echo overlay; \
-        unshare -m -p -u -i -n -f true && echo namespaces");
+    let (image, inner) = (Image::new(), Image::new());
+    let bind = |target: &str, source: PathBuf| Mount { target: target.into(), source: Source::Bind(source), readonly: false };
+    let mut spec = image.spec(&[probe::ENGINE, "/inner", "hostname; echo $$; grep ^Seccomp: /proc/self/status; ls /proc/self/fd; exit 6"]);
     spec.privileged = true;
-    assert_eq!(run(spec).out, "overlay\nnamespaces\n");
+    spec.mounts = vec![bind(probe::ENGINE, std::env::current_exe().unwrap()), bind("/inner", inner.lower())];
+    let ran = run(spec);
+    assert_eq!((ran.out.as_str(), ran.exit), ("inner\n2\nSeccomp:\t2\n0\n1\n2\n3\n", Exit::Code(6)));
+
+    let mut spec = image.script("mkdir /tmp/t && mount -t tmpfs x /tmp/t && cd /tmp/t && mkdir l u w m && mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m && echo overlay");
+    spec.privileged = true;
+    assert_eq!(run(spec).out, "overlay\n");
 }
 
 #[test]

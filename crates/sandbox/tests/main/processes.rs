@@ -1,10 +1,17 @@
 //! The first process: names, signals, orphans, the end of everything.
 
-use std::io::{BufRead, BufReader, Read};
+use std::{
+    io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
 
 use sandbox::{Exit, Runtime};
 
-use crate::kit::{Image, able, native, run, start};
+use crate::{
+    kit::{Image, able, native, run, start},
+    probe,
+};
 
 #[test]
 fn root_the_init_is_the_first_process() {
@@ -124,4 +131,27 @@ fn root_a_first_process_that_ignores_signals_can_be_killed() {
     assert_eq!(child.wait_blocking().unwrap(), Exit::Signal(9));
     assert!(child.signal(libc::SIGTERM).is_err());
     let _ = native() as &dyn Runtime;
+}
+
+#[test]
+fn root_containers_die_with_the_engine() {
+    if !able() {
+        return;
+    }
+    let image = Image::new();
+    let mut engine = Command::new(std::env::current_exe().unwrap())
+        .arg0(probe::ENGINE)
+        .arg(image.lower())
+        .arg("sleep 1000 & echo ready; wait")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(engine.stdout.take().unwrap());
+    let mut text = String::new();
+    out.read_line(&mut text).unwrap();
+    assert_eq!(text, "ready\n");
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+    // The end of the pipe is the end of the last process that held it.
+    out.read_to_string(&mut text).unwrap();
 }
