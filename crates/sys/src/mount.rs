@@ -38,6 +38,31 @@ pub struct Overlay {
     pub upper: Option<(PathBuf, PathBuf)>,
 }
 
+/// How overlays are made, by what the kernel knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// `mount(2)` with all layers in one page of text: before Linux 6.5.
+    Text,
+    /// One layer per call, named by path: from 6.5.
+    Paths,
+    /// One layer per call, as a descriptor: from 6.13.
+    Descriptors,
+}
+
+impl Way {
+    fn of(release: &str) -> Way {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+        match (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) {
+            version if version >= (6, 13) => Way::Descriptors,
+            version if version >= (6, 5) => Way::Paths,
+            _ => Way::Text,
+        }
+    }
+}
+
+/// Options of every overlay: a layer must mean the same wherever it is mounted.
+const FEATURES: [(&str, &str); 4] = [("xino", "off"), ("metacopy", "off"), ("index", "off"), ("redirect_dir", "off")];
+
 /// Mounts an overlay and returns its detached root. Dropping the descriptor unmounts it.
 ///
 /// The mount is `volatile` when writable: whoever commits the upper directory must sync it.
@@ -45,31 +70,109 @@ pub struct Overlay {
 /// # Errors
 /// The step that failed with the kernel's message.
 pub fn overlay(spec: &Overlay) -> Result<OwnedFd, MountError> {
-    let err = |step: &str, fs: Option<BorrowedFd<'_>>, e: rustix::io::Errno| MountError {
-        step: format!("{step} of overlay"),
-        kernel: fs.map(kernel_words).unwrap_or_default(),
-        source: e.into(),
-    };
-    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| err("open the context", None, e))?;
-    for dir in &spec.lower {
-        let fd = open_path(dir).map_err(|e| err(&format!("open lower directory `{}`", dir.display()), None, e))?;
-        fsconfig_set_fd(fs.as_fd(), "lowerdir+", fd.as_fd()).map_err(|e| err("set `lowerdir+`", Some(fs.as_fd()), e))?;
+    let release = rustix::system::uname();
+    overlay_by(spec, Way::of(&release.release().to_string_lossy()))
+}
+
+fn overlay_by(spec: &Overlay, way: Way) -> Result<OwnedFd, MountError> {
+    match way {
+        Way::Text => mount_text(spec),
+        way => Layers::open(spec)?.mount(way),
     }
-    let mut attrs = MountAttrFlags::empty();
-    if let Some((upper, work)) = &spec.upper {
-        for (key, dir) in [("upperdir", upper), ("workdir", work)] {
-            let fd = open_path(dir).map_err(|e| err(&format!("open {key} `{}`", dir.display()), None, e))?;
-            fsconfig_set_fd(fs.as_fd(), key, fd.as_fd()).map_err(|e| err(&format!("set `{key}`"), Some(fs.as_fd()), e))?;
+}
+
+fn overlay_error(step: &str, fs: Option<BorrowedFd<'_>>, e: impl Into<io::Error>) -> MountError {
+    MountError { step: format!("{step} of overlay"), kernel: fs.map(kernel_words).unwrap_or_default(), source: e.into() }
+}
+
+/// The directories of an overlay, open.
+struct Layers {
+    lower: Vec<OwnedFd>,
+    upper: Option<[(&'static str, OwnedFd); 2]>,
+}
+
+impl Layers {
+    fn open(spec: &Overlay) -> Result<Layers, MountError> {
+        let open = |what: &str, dir: &Path| open_path(dir).map_err(|e| overlay_error(&format!("open {what} `{}`", dir.display()), None, e));
+        let upper = match &spec.upper {
+            None => None,
+            Some((upper, work)) => Some([("upperdir", open("upperdir", upper)?), ("workdir", open("workdir", work)?)]),
+        };
+        Ok(Layers { lower: spec.lower.iter().map(|dir| open("lower directory", dir)).collect::<Result<_, _>>()?, upper })
+    }
+
+    fn mount(&self, way: Way) -> Result<OwnedFd, MountError> {
+        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| overlay_error("open the context", None, e))?;
+        let fs = fs.as_fd();
+        let set_dir = |key: &str, dir: &OwnedFd| {
+            let set = match way {
+                Way::Descriptors => fsconfig_set_fd(fs, key, dir.as_fd()),
+                Way::Paths | Way::Text => fsconfig_set_string(fs, key, path_of(dir)),
+            };
+            set.map_err(|e| overlay_error(&format!("set `{key}`"), Some(fs), e))
+        };
+        for dir in &self.lower {
+            set_dir("lowerdir+", dir)?;
         }
-        fsconfig_set_flag(fs.as_fd(), "volatile").map_err(|e| err("set `volatile`", Some(fs.as_fd()), e))?;
-    } else {
-        attrs |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let mut attrs = MountAttrFlags::empty();
+        if let Some(upper) = &self.upper {
+            for (key, dir) in upper {
+                set_dir(key, dir)?;
+            }
+            fsconfig_set_flag(fs, "volatile").map_err(|e| overlay_error("set `volatile`", Some(fs), e))?;
+        } else {
+            attrs |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        }
+        for (key, value) in FEATURES {
+            fsconfig_set_string(fs, key, value).map_err(|e| overlay_error(&format!("set `{key}`"), Some(fs), e))?;
+        }
+        fsconfig_create(fs).map_err(|e| overlay_error("create the superblock", Some(fs), e))?;
+        fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs).map_err(|e| overlay_error("mount", Some(fs), e))
     }
-    for (key, value) in [("xino", "off"), ("metacopy", "off"), ("index", "off"), ("redirect_dir", "off")] {
-        fsconfig_set_string(fs.as_fd(), key, value).map_err(|e| err(&format!("set `{key}`"), Some(fs.as_fd()), e))?;
+
+    /// The options of the old interface, where it has room for them.
+    fn text(&self) -> Result<String, MountError> {
+        let lower: Vec<String> = self.lower.iter().map(path_of).collect();
+        let mut options = vec![format!("lowerdir={}", lower.join(":"))];
+        if let Some(upper) = &self.upper {
+            options.extend(upper.iter().map(|(key, dir)| format!("{key}={}", path_of(dir))));
+            options.push("volatile".into());
+        }
+        options.extend(FEATURES.iter().map(|(key, value)| format!("{key}={value}")));
+        let text = options.join(",");
+        if text.len() >= 4096 {
+            let step = format!("name {} layers to a kernel before 6.5", lower.len());
+            return Err(overlay_error(&step, None, io::Error::from_raw_os_error(libc::E2BIG)));
+        }
+        Ok(text)
     }
-    fsconfig_create(fs.as_fd()).map_err(|e| err("create the superblock", Some(fs.as_fd()), e))?;
-    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs).map_err(|e| err("mount", Some(fs.as_fd()), e))
+}
+
+/// By `mount(2)`, which needs a place: on a thread with a mount namespace of its own, so that none is seen.
+fn mount_text(spec: &Overlay) -> Result<OwnedFd, MountError> {
+    use rustix::mount::{MountFlags, MountPropagationFlags};
+    let flags = if spec.upper.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
+    let mount = || -> Result<OwnedFd, MountError> {
+        crate::process::unshare_mounts().map_err(|e| overlay_error("get a namespace for the mount", None, e))?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).map_err(|e| overlay_error("make the namespace private", None, e))?;
+        // Opened here, as the kernel takes layers only from the namespace of the caller.
+        let layers = Layers::open(spec)?;
+        let text = layers.text()?;
+        let text = std::ffi::CString::new(text).map_err(|e| overlay_error("write the options", None, io::Error::other(e)))?;
+        rustix::mount::mount("overlay", "/proc", "overlay", flags, text.as_c_str()).map_err(|e| overlay_error("mount", None, e))?;
+        copy_of(rustix::fs::CWD, "/proc".as_ref()).map_err(|e| overlay_error("detach the mount", None, e))
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("overlay".into()).spawn_scoped(scope, mount);
+        let thread = thread.map_err(|e| overlay_error("start a thread for the mount", None, e))?;
+        thread.join().unwrap_or_else(|_| Err(overlay_error("mount", None, io::Error::other("the thread panicked"))))
+    })
+}
+
+/// A short path by which the kernel finds an open directory.
+fn path_of(dir: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", dir.as_raw_fd())
 }
 
 /// Makes a new filesystem of type `fstype` with `key=value` options and returns its detached root.
@@ -157,4 +260,57 @@ fn kernel_words(fs: BorrowedFd<'_>) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_way_follows_the_kernels_version() {
+        for (release, way) in [
+            ("5.15.0-91-generic", Way::Text),
+            ("6.1.0-18-amd64", Way::Text),
+            ("6.5.0", Way::Paths),
+            ("6.8.0-31-generic", Way::Paths),
+            ("6.13-rc1", Way::Descriptors),
+            ("7.0", Way::Descriptors),
+            ("", Way::Text),
+        ] {
+            assert_eq!(Way::of(release), way, "{release}");
+        }
+    }
+
+    #[test]
+    fn root_overlays_are_the_same_on_older_kernels() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = PathBuf::from(format!("/dev/shm/sys-overlay-{}", std::process::id()));
+        for (way, name) in [(Way::Text, "text"), (Way::Paths, "paths"), (Way::Descriptors, "descriptors")] {
+            let at = |sub: &str| dir.join(name).join(sub);
+            for sub in ["a", "b", "upper", "work"] {
+                fs::create_dir_all(at(sub)).unwrap();
+            }
+            fs::write(at("a/file"), "upper one").unwrap();
+            fs::write(at("b/file"), "lower one").unwrap();
+            fs::write(at("b/other"), "other").unwrap();
+            let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let lower = vec![at("a"), at("b")];
+            let writable = overlay_by(&Overlay { lower: lower.clone(), upper: Some((at("upper"), at("work"))) }, way).unwrap();
+            let inside = PathBuf::from(path_of(&writable));
+            assert_eq!(fs::read_to_string(inside.join("file")).unwrap(), "upper one", "{way:?}");
+            fs::write(inside.join("new"), "x").unwrap();
+            assert_eq!(fs::read(at("upper/new")).unwrap(), b"x");
+            let readonly = overlay_by(&Overlay { lower, upper: None }, way).unwrap();
+            assert_eq!(fs::write(PathBuf::from(path_of(&readonly)).join("new"), "x").unwrap_err().raw_os_error(), Some(libc::EROFS));
+            assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before, "nothing is seen on the host");
+        }
+        fs::remove_dir_all(dir).unwrap();
+        let many = Layers { lower: (0..300).map(|_| open_path("/".as_ref()).unwrap()).collect(), upper: None };
+        assert!(many.text().unwrap_err().to_string().contains("300 layers"));
+    }
 }
