@@ -32,6 +32,7 @@ mod ca;
 mod cgroup;
 mod dev;
 mod enter;
+mod flights;
 mod join;
 mod spawner;
 mod stage;
@@ -71,6 +72,7 @@ struct Shared {
     /// The host's `/dev/null`.
     null: OwnedFd,
     start_limit: Duration,
+    flights: Arc<flights::Flights>,
     /// The host's `/dev`.
     dev: OwnedFd,
     cgroups: Arc<cgroup::Cgroups>,
@@ -111,6 +113,7 @@ impl Native {
             engine: high(engine)?,
             null: host_null()?,
             start_limit: options.start_limit,
+            flights: Arc::default(),
             dev: dev.step(|| "open `/dev`".into())?,
             cgroups: Arc::clone(&cgroups),
             unified_only: membership.is_unified(),
@@ -181,7 +184,7 @@ impl Start {
         let cgroup = self.shared.cgroups.group(self.spec.privileged).step(|| "make the container's control group".into())?;
         let cgroup_dir = cgroup.directory().map(|d| d.try_clone_to_owned()).transpose().step(|| "keep the control group".into())?;
         let join = join::Join { pool: self.pool.clone(), shared: Arc::clone(&self.shared), cgroup: cgroup_dir, privileged: self.spec.privileged };
-        let mut after = After { stubs: stubs::Stubs::default(), cgroup };
+        let mut after = After { stubs: stubs::Stubs::default(), cgroup, flights: Arc::clone(&self.shared.flights) };
         match self.spawn(spawner, &mut after) {
             Ok(mut child) => {
                 child.joiner = Some(Arc::new(join));
@@ -264,7 +267,7 @@ impl Start {
         };
         process.ops(&shared, &mut ops)?;
 
-        let (pid, pidfd) = clone(spawner, flags, after.cgroup.directory(), ops, &name)?;
+        let (pid, pidfd) = clone(&shared, spawner, flags, after.cgroup.directory(), ops, &name)?;
         drop(streams);
         let child = Child { pid, pidfd: Arc::new(pidfd), target: None, terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, reaped: None };
         finish(child, status, shared.start_limit, &name)
@@ -284,7 +287,15 @@ fn set_home(env: &mut Vec<Vec<u8>>, identity: &crate::user::Identity) {
 }
 
 /// Starts the child and returns when it has executed its program, or reports the step at which it could not.
-fn clone(spawner: &mut spawner::Spawner, flags: i32, cgroup: Option<BorrowedFd<'_>>, ops: Vec<Op>, program: &str) -> Result<(i32, OwnedFd), StartError> {
+fn clone(
+    shared: &Shared,
+    spawner: &mut spawner::Spawner,
+    flags: i32,
+    cgroup: Option<BorrowedFd<'_>>,
+    ops: Vec<Op>,
+    program: &str,
+) -> Result<(i32, OwnedFd), StartError> {
+    let _flight = shared.flights.depart();
     let child = enter::Child::new(ops);
     let argument = (&raw const child).cast_mut().cast();
     // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
@@ -445,10 +456,12 @@ fn mask_ops(ops: &mut Vec<Op>, stage: &Stage<'_>, dev: &dev::Dev) {
 struct After {
     stubs: stubs::Stubs,
     cgroup: cgroup::Cgroup,
+    flights: Arc<flights::Flights>,
 }
 
 impl Aftermath for After {
     fn tidy(self: Box<Self>) -> Tidied {
+        self.flights.let_land();
         self.stubs.remove();
         Tidied { out_of_memory: self.cgroup.remove() }
     }
