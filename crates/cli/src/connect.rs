@@ -19,7 +19,9 @@ use tokio::{
 use wire::paths::{self, Address, Place};
 
 /// How long a started engine may take until it answers.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(20);
+/// How long an engine that holds the store gets to answer before another one is started: it may be about to end.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Between two attempts to connect to an engine that is starting.
 const RETRY: Duration = Duration::from_millis(1);
 /// How long an engine elsewhere may take to accept.
@@ -193,18 +195,27 @@ impl Door {
         let log = place.log_file();
         let mut child = spawn(place, &log)?;
         let end = Instant::now() + START;
-        let mut another_runs = false;
+        let mut another_runs: Option<Instant> = None;
         loop {
             let refusal = match self.connect().await {
                 Ok(conn) => return Ok(conn),
                 Err(e) => e,
             };
-            if !another_runs && let Ok(Some(status)) = child.try_wait() {
-                another_runs = status.code() == Some(paths::EXIT_ANOTHER_RUNS.into());
-                if !another_runs {
-                    let (address, tail) = (self.0.clone(), tail(&log));
-                    return Err(ConnectError::Ended { status, address, log: log.display().to_string(), tail });
+            match another_runs {
+                None => {
+                    if let Ok(Some(status)) = child.try_wait() {
+                        if status.code() != Some(paths::EXIT_ANOTHER_RUNS.into()) {
+                            let (address, tail) = (self.0.clone(), tail(&log));
+                            return Err(ConnectError::Ended { status, address, log: log.display().to_string(), tail });
+                        }
+                        another_runs = Some(Instant::now());
+                    }
                 }
+                Some(since) if since.elapsed() > AGAIN => {
+                    child = spawn(place, &log)?;
+                    another_runs = None;
+                }
+                Some(_) => {}
             }
             if Instant::now() > end {
                 let (address, tail) = (self.0.clone(), tail(&log));
