@@ -105,6 +105,10 @@ fn try_run(options: Options) -> Result<(), RunError> {
     let result = runtime.block_on(async move {
         // The store's lock decides who is the engine; only then are sockets touched.
         let engine = Engine::open(config, &options.state_dir)?;
+        raise_file_limit();
+        // Ready before the first exec asks for it.
+        let network = engine.networking.clone();
+        tokio::spawn(async move { network.get().await });
         let listeners = listen::bind_all(&options.listen).await?;
         let shared = Arc::new(Shared {
             engine,
@@ -141,6 +145,14 @@ async fn serve(shared: &Arc<Shared>, listeners: Vec<listen::Listener>) -> Result
     listen::remove_sockets(&shared.options.listen);
     shared.engine.close().await;
     Ok(())
+}
+
+/// Many containers need many descriptors: takes what the machine allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // As good as it was when it fails.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Ends when nothing has been connected for the idle time.
