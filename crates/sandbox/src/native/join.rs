@@ -64,7 +64,8 @@ impl Joiner for Join {
             };
             process.ops(&shared, &mut ops)?;
             spawner.join_pids(target.as_fd()).step(|| "join the container's processes".into())?;
-            let (pid, pidfd) = clone(&shared, spawner, 0, cgroup.as_ref().map(AsFd::as_fd), ops, &name)?;
+            let _flight = shared.flights.depart();
+            let (pid, pidfd) = clone(spawner, 0, cgroup.as_ref().map(AsFd::as_fd), ops, &name)?;
             Ok((pid, pidfd, terminal.map(|t| t.master)))
         })?;
         let pidfd = Arc::new(pidfd);

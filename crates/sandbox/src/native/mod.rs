@@ -267,7 +267,9 @@ impl Start {
         };
         process.ops(&shared, &mut ops)?;
 
-        let (pid, pidfd) = clone(&shared, spawner, flags, after.cgroup.directory(), ops, &name)?;
+        // To the end of this function: the init reports when the engine's descriptors are closed for certain.
+        let _flight = shared.flights.depart();
+        let (pid, pidfd) = clone(spawner, flags, after.cgroup.directory(), ops, &name)?;
         drop(streams);
         let child = Child { pid, pidfd: Arc::new(pidfd), target: None, terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, reaped: None };
         finish(child, status, shared.start_limit, &name)
@@ -288,14 +290,12 @@ fn set_home(env: &mut Vec<Vec<u8>>, identity: &crate::user::Identity) {
 
 /// Starts the child and returns when it has executed its program, or reports the step at which it could not.
 fn clone(
-    shared: &Shared,
     spawner: &mut spawner::Spawner,
     flags: i32,
     cgroup: Option<BorrowedFd<'_>>,
     ops: Vec<Op>,
     program: &str,
 ) -> Result<(i32, OwnedFd), StartError> {
-    let _flight = shared.flights.depart();
     let child = enter::Child::new(ops);
     let argument = (&raw const child).cast_mut().cast();
     // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
