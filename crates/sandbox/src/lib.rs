@@ -6,9 +6,11 @@
 
 mod caps;
 mod child;
+pub mod dns;
 mod error;
 pub mod init;
 mod native;
+pub mod network;
 mod parts;
 mod plan;
 mod program;

@@ -24,7 +24,8 @@ pub fn current() -> io::Result<OwnedFd> {
 /// # Errors
 /// `EPERM` without `CAP_SYS_ADMIN` over the namespace, `EINVAL` when the descriptor is something else.
 pub fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
-    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network)).map_err(Into::into)
+    rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))
+        .map_err(Into::into)
 }
 
 /// Moves the calling thread, and only it, into a new, empty network namespace.
@@ -58,7 +59,12 @@ pub fn set_receive_destination(socket: impl AsFd) -> io::Result<()> {
 /// When the socket is no TCP socket.
 pub fn set_user_timeout(socket: impl AsFd, milliseconds: u32) -> io::Result<()> {
     let milliseconds = libc::c_int::try_from(milliseconds).unwrap_or(libc::c_int::MAX);
-    set_int(socket.as_fd(), libc::SOL_TCP, libc::TCP_USER_TIMEOUT, milliseconds)
+    set_int(
+        socket.as_fd(),
+        libc::SOL_TCP,
+        libc::TCP_USER_TIMEOUT,
+        milliseconds,
+    )
 }
 
 fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
@@ -72,7 +78,11 @@ fn set_int(socket: BorrowedFd<'_>, level: i32, option: i32, value: libc::c_int) 
             libc::socklen_t::try_from(mem::size_of::<libc::c_int>()).unwrap_or(4),
         )
     };
-    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// A datagram as [`receive`] saw it.
@@ -97,17 +107,27 @@ struct Control([u8; 128]);
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
     let mut name = MaybeUninit::<libc::sockaddr_in>::zeroed();
     let mut control = Control([0; 128]);
-    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     // SAFETY: msghdr is plain data for which zero is a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_name = name.as_mut_ptr().cast();
-    message.msg_namelen = libc::socklen_t::try_from(mem::size_of::<libc::sockaddr_in>()).unwrap_or(16);
+    message.msg_namelen =
+        libc::socklen_t::try_from(mem::size_of::<libc::sockaddr_in>()).unwrap_or(16);
     message.msg_iov = &raw mut vector;
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = control.0.len() as _;
     // SAFETY: every pointer in the header points to live memory of the size given beside it, for the length of the call.
-    let length = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let length = unsafe {
+        libc::recvmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw mut message,
+            libc::MSG_CMSG_CLOEXEC,
+        )
+    };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     // SAFETY: zero-initialised plain data; the kernel may have overwritten a part of it.
     let source = address(unsafe { name.assume_init() });
@@ -119,15 +139,29 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
         let header = unsafe { &*next };
         if header.cmsg_level == libc::SOL_IP && header.cmsg_type == libc::IP_ORIGDSTADDR {
             // SAFETY: the kernel writes a whole sockaddr_in for this type; read unaligned because nothing promises alignment.
-            let destination = address(unsafe { libc::CMSG_DATA(next).cast::<libc::sockaddr_in>().read_unaligned() });
-            return Ok(Datagram { length, source, destination });
+            let destination = address(unsafe {
+                libc::CMSG_DATA(next)
+                    .cast::<libc::sockaddr_in>()
+                    .read_unaligned()
+            });
+            return Ok(Datagram {
+                length,
+                source,
+                destination,
+            });
         }
         // SAFETY: as for CMSG_FIRSTHDR.
         next = unsafe { libc::CMSG_NXTHDR(&raw const message, next) };
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram without destination"))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "a datagram without destination",
+    ))
 }
 
 fn address(raw: libc::sockaddr_in) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr)), u16::from_be(raw.sin_port))
+    SocketAddrV4::new(
+        Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr)),
+        u16::from_be(raw.sin_port),
+    )
 }

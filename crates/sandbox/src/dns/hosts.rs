@@ -14,9 +14,13 @@ pub fn hosts_file(own: Option<(IpAddr, &str)>, aliases: &[(IpAddr, String)]) -> 
          ff02::1\tip6-allnodes\n\
          ff02::2\tip6-allrouters\n",
     );
-    let aliases = aliases.iter().map(|(address, name)| (*address, name.as_str()));
+    let aliases = aliases
+        .iter()
+        .map(|(address, name)| (*address, name.as_str()));
     for (address, name) in own.into_iter().chain(aliases) {
-        if !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
+        if !name.is_empty()
+            && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#')
+        {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{address}\t{name}");
         }
@@ -33,7 +37,10 @@ mod tests {
     #[test]
     fn own_name_and_aliases_follow_the_loopback_names() {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let aliases = [(address("10.87.0.3"), "db".to_owned()), (address("10.87.0.3"), "bad\n1.2.3.4 name".to_owned())];
+        let aliases = [
+            (address("10.87.0.3"), "db".to_owned()),
+            (address("10.87.0.3"), "bad\n1.2.3.4 name".to_owned()),
+        ];
         let file = hosts_file(Some((address("10.87.0.2"), "abc")), &aliases);
         expect![[r#"
             127.0.0.1	localhost

@@ -29,7 +29,6 @@ pub(super) enum Code {
     ServerFailure = 2,
     NoSuchName = 3,
     NotImplemented = 4,
-    Refused = 5,
 }
 
 /// A question as it came.
@@ -49,7 +48,12 @@ impl Query<'_> {
     /// Reads a query with exactly one question; anything else is not answered at all.
     pub(super) fn parse(bytes: &[u8]) -> Option<Query<'_>> {
         let header = bytes.get(..HEADER)?;
-        let count = |at: usize| header.get(at..)?.first_chunk().map(|c| u16::from_be_bytes(*c));
+        let count = |at: usize| {
+            header
+                .get(at..)?
+                .first_chunk()
+                .map(|c| u16::from_be_bytes(*c))
+        };
         if header.get(2)? & IS_ANSWER != 0 || count(4)? != 1 || count(6)? != 0 || count(8)? != 0 {
             return None;
         }
@@ -57,9 +61,19 @@ impl Query<'_> {
         let kind = u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?);
         let class = u16::from_be_bytes(*bytes.get(at + 2..)?.first_chunk()?);
         let end = at + 4;
-        let name = if class == INTERNET { labels.and_then(|text| text.parse().ok()) } else { None };
+        let name = if class == INTERNET {
+            labels.and_then(|text| text.parse().ok())
+        } else {
+            None
+        };
         let room = extended_room(bytes, end, count(10)?).clamp(CLASSIC, LONGEST_UDP);
-        Some(Query { bytes, end, name, kind, room })
+        Some(Query {
+            bytes,
+            end,
+            name,
+            kind,
+            room,
+        })
     }
 
     /// The query's operation: 0 is an ordinary question.
@@ -80,7 +94,11 @@ impl Query<'_> {
         for address in addresses {
             record(&mut records, A, &address.octets());
         }
-        self.reply(Code::NoError, u16::try_from(addresses.len()).unwrap_or(0), &records)
+        self.reply(
+            Code::NoError,
+            u16::try_from(addresses.len()).unwrap_or(0),
+            &records,
+        )
     }
 
     /// An answer with a name.
@@ -107,8 +125,14 @@ impl Query<'_> {
 
     fn reply(&self, code: Code, count: u16, records: &[u8]) -> Vec<u8> {
         let mut reply = self.bytes.get(..self.end).unwrap_or_default().to_vec();
-        let own = if matches!(code, Code::NoError | Code::NoSuchName) { AUTHORITATIVE } else { 0 };
-        if let Some([_, _, flags, more, _, _, answers @ .., _, _, _, _]) = reply.first_chunk_mut::<HEADER>() {
+        let own = if matches!(code, Code::NoError | Code::NoSuchName) {
+            AUTHORITATIVE
+        } else {
+            0
+        };
+        if let Some([_, _, flags, more, _, _, answers @ .., _, _, _, _]) =
+            reply.first_chunk_mut::<HEADER>()
+        {
             *flags = (*flags & !TRUNCATED) | IS_ANSWER | own;
             *more = RECURSION_AVAILABLE | code as u8;
             *answers = count.to_be_bytes();
@@ -124,12 +148,16 @@ impl Query<'_> {
     /// Is `reply` an answer to this question, asked under the number `id`? Servers may change the case of the name.
     pub(super) fn answered_by(&self, reply: &[u8], id: u16) -> bool {
         let question = |bytes: &[u8]| bytes.get(HEADER..self.end).map(<[u8]>::to_ascii_lowercase);
-        let Some(header) = reply.first_chunk::<HEADER>() else { return false };
+        let Some(header) = reply.first_chunk::<HEADER>() else {
+            return false;
+        };
         let asked = u16::from_be_bytes([header[4], header[5]]);
         let same = question(reply).is_some_and(|theirs| Some(theirs) == question(self.bytes));
         // A server that cannot read the question may leave it out.
         let bare = asked == 0 && reply.len() == HEADER && header[3] & 15 != 0;
-        header[..2] == id.to_be_bytes() && header[2] & IS_ANSWER != 0 && (bare || (asked == 1 && same))
+        header[..2] == id.to_be_bytes()
+            && header[2] & IS_ANSWER != 0
+            && (bare || (asked == 1 && same))
     }
 
     /// The message under another number.
@@ -139,7 +167,9 @@ impl Query<'_> {
 
     /// The number the client gave it.
     pub(super) fn id(&self) -> u16 {
-        self.bytes.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
+        self.bytes
+            .first_chunk()
+            .map_or(0, |id| u16::from_be_bytes(*id))
     }
 }
 
@@ -159,7 +189,9 @@ pub(super) fn is_truncated(reply: &[u8]) -> bool {
 
 /// Did the server fail, so that another may do better?
 pub(super) fn is_failure(reply: &[u8]) -> bool {
-    reply.get(3).is_none_or(|code| matches!(code & 15, 2 | 4 | 5))
+    reply
+        .get(3)
+        .is_none_or(|code| matches!(code & 15, 2 | 4 | 5))
 }
 
 /// A record about the question's own name.
@@ -188,22 +220,27 @@ fn labels(bytes: &[u8], mut at: usize) -> Option<(Option<String>, usize)> {
         }
         let label = bytes.get(at..at + length)?;
         at += length;
-        text = text.filter(|_| label.is_ascii() && !label.contains(&b'.')).map(|mut text| {
-            if !text.is_empty() {
-                text.push('.');
-            }
-            text.push_str(&String::from_utf8_lossy(label));
-            text
-        });
+        text = text
+            .filter(|_| label.is_ascii() && !label.contains(&b'.'))
+            .map(|mut text| {
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.push_str(&String::from_utf8_lossy(label));
+                text
+            });
     }
 }
 
 /// The size a client announces by EDNS (RFC 6891), when its first additional record is that.
 fn extended_room(bytes: &[u8], at: usize, additional: u16) -> usize {
-    let Some(record) = bytes.get(at..at + 5) else { return CLASSIC };
+    let Some(record) = bytes.get(at..at + 5) else {
+        return CLASSIC;
+    };
     match record {
         [0, high, low, size @ ..] if additional > 0 && u16::from_be_bytes([*high, *low]) == OPT => {
-            size.first_chunk().map_or(CLASSIC, |size| usize::from(u16::from_be_bytes(*size)))
+            size.first_chunk()
+                .map_or(CLASSIC, |size| usize::from(u16::from_be_bytes(*size)))
         }
         _ => CLASSIC,
     }
@@ -218,7 +255,15 @@ mod tests {
     #[test]
     fn a_question_is_read() {
         let query = Query::parse(ASK).expect("a query");
-        assert_eq!((query.name.as_ref().map(Name::as_str), query.kind, query.room, query.id()), (Some("db.test"), A, CLASSIC, 0x1234));
+        assert_eq!(
+            (
+                query.name.as_ref().map(Name::as_str),
+                query.kind,
+                query.room,
+                query.id()
+            ),
+            (Some("db.test"), A, CLASSIC, 0x1234)
+        );
         let mut extended = ASK.to_vec();
         extended[11] = 1;
         extended.extend(b"\0\0\x29\x10\0\0\0\0\0\0\0");
@@ -230,13 +275,19 @@ mod tests {
         let query = Query::parse(ASK).expect("a query");
         let reply = query.addresses(&[Ipv4Addr::new(10, 87, 0, 2)]);
         let record = b"\xc0\x0c\0\x01\0\x01\0\0\0\x01\0\x04\x0a\x57\0\x02";
-        assert_eq!(reply, [b"\x12\x34\x85\x80\0\x01\0\x01\0\0\0\0", &ASK[12..], record].concat());
+        assert_eq!(
+            reply,
+            [b"\x12\x34\x85\x80\0\x01\0\x01\0\0\0\0", &ASK[12..], record].concat()
+        );
         assert!(query.answered_by(&reply, 0x1234));
         assert!(!query.answered_by(&reply, 0x1235));
         assert!(!query.answered_by(ASK, 0x1234));
         assert!(!query.answered_by(&reply[..20], 0x1234));
         assert!(is_truncated(&query.truncated()) && !is_truncated(&reply));
-        assert!(is_failure(&query.settled(Code::ServerFailure)) && !is_failure(&query.settled(Code::NoSuchName)));
+        assert!(
+            is_failure(&query.settled(Code::ServerFailure))
+                && !is_failure(&query.settled(Code::NoSuchName))
+        );
     }
 
     #[test]
@@ -244,7 +295,15 @@ mod tests {
         for end in 0..ASK.len() {
             assert!(Query::parse(&ASK[..end]).is_none());
         }
-        for (at, value) in [(2, 0x80), (5, 2), (5, 0), (7, 1), (9, 1), (12, 0xc0), (12, 64)] {
+        for (at, value) in [
+            (2, 0x80),
+            (5, 2),
+            (5, 0),
+            (7, 1),
+            (9, 1),
+            (12, 0xc0),
+            (12, 64),
+        ] {
             let mut bytes = ASK.to_vec();
             bytes[at] = value;
             assert!(Query::parse(&bytes).is_none(), "byte {at}");
@@ -258,7 +317,7 @@ mod tests {
         fn no_bytes_break_the_reader(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
             for bytes in [bytes.clone(), [&ASK[..12], &bytes].concat()] {
                 if let Some(query) = Query::parse(&bytes) {
-                    let reply = query.settled(Code::Refused);
+                    let reply = query.settled(Code::ServerFailure);
                     proptest::prop_assert!(query.answered_by(&reply, query.id()));
                     query.answered_by(&bytes, 0);
                 }

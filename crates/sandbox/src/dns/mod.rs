@@ -19,13 +19,13 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
+pub(crate) use self::serve::{serve_tcp, serve_udp};
+use self::upstream::Upstream;
 pub use self::{
     hosts::hosts_file,
     resolv::ResolvConf,
     zone::{Found, Name, NameError, Names, Zone},
 };
-pub(crate) use self::serve::{serve_tcp, serve_udp};
-use self::upstream::Upstream;
 use crate::network::SessionId;
 
 /// The name server's knowledge.
@@ -37,7 +37,10 @@ pub struct Dns {
 
 impl Dns {
     pub(crate) fn new(resolv_conf: PathBuf) -> Dns {
-        Dns { zone: RwLock::default(), upstream: Upstream::new(resolv_conf) }
+        Dns {
+            zone: RwLock::default(),
+            upstream: Upstream::new(resolv_conf),
+        }
     }
 
     /// What is known now; later changes do not show in it.
@@ -52,7 +55,9 @@ impl Dns {
 
     /// Changes a part. Questions being answered meanwhile see the old or the new state, nothing between.
     pub fn update(&self, change: impl FnOnce(&mut Zone)) {
-        change(Arc::make_mut(&mut self.zone.write().unwrap_or_else(PoisonError::into_inner)));
+        change(Arc::make_mut(
+            &mut self.zone.write().unwrap_or_else(PoisonError::into_inner),
+        ));
     }
 
     /// What the machine's own `resolv.conf` says now.
@@ -72,5 +77,5 @@ pub(crate) trait Clients: Send + Sync {
 pub(crate) struct Client {
     pub(crate) session: SessionId,
     /// Held until the answer is sent.
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) _permit: OwnedSemaphorePermit,
 }

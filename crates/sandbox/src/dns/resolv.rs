@@ -50,7 +50,13 @@ impl ResolvConf {
     /// machine's options. There is always a search line.
     pub fn container(&self, gateway: Ipv4Addr, domains: &[String]) -> Vec<u8> {
         let mut search: Vec<&str> = Vec::new();
-        for domain in self.search.iter().chain(domains).map(String::as_str).filter(|domain| *domain != ".") {
+        for domain in self
+            .search
+            .iter()
+            .chain(domains)
+            .map(String::as_str)
+            .filter(|domain| *domain != ".")
+        {
             if !search.contains(&domain) {
                 search.push(domain);
             }
@@ -60,7 +66,12 @@ impl ResolvConf {
         }
         let mut text = format!("nameserver {gateway}\nsearch {}\n", search.join(" "));
         // `trust-ad` is about the way to a name server that is not the container's any more.
-        let options: Vec<&str> = self.options.iter().map(String::as_str).filter(|option| *option != "trust-ad").collect();
+        let options: Vec<&str> = self
+            .options
+            .iter()
+            .map(String::as_str)
+            .filter(|option| *option != "trust-ad")
+            .collect();
         if !options.is_empty() {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "options {}", options.join(" "));
@@ -90,13 +101,18 @@ mod tests {
     #[test]
     fn a_containers_file_always_has_a_search_line() {
         let gateway = Ipv4Addr::new(10, 87, 0, 1);
-        let text = |conf: ResolvConf, domains: &[String]| String::from_utf8_lossy(&conf.container(gateway, domains)).into_owned();
+        let text = |conf: ResolvConf, domains: &[String]| {
+            String::from_utf8_lossy(&conf.container(gateway, domains)).into_owned()
+        };
         expect![[r#"
             nameserver 10.87.0.1
             search corp.example lab.example abc.dagger.local
             options edns0
         "#]]
-        .assert_eq(&text(ResolvConf::parse(MACHINE), &["abc.dagger.local".to_owned(), "lab.example".to_owned()]));
+        .assert_eq(&text(
+            ResolvConf::parse(MACHINE),
+            &["abc.dagger.local".to_owned(), "lab.example".to_owned()],
+        ));
         expect![[r#"
             nameserver 10.87.0.1
             search dagger.local

@@ -56,8 +56,16 @@ pub(crate) async fn serve_udp(socket: UdpSocket, dns: Arc<Dns>, clients: Arc<dyn
     }
 }
 
-async fn datagram(question: Vec<u8>, from: SocketAddr, client: Client, socket: Arc<UdpSocket>, dns: Arc<Dns>) {
-    let Some(query) = Query::parse(&question) else { return };
+async fn datagram(
+    question: Vec<u8>,
+    from: SocketAddr,
+    client: Client,
+    socket: Arc<UdpSocket>,
+    dns: Arc<Dns>,
+) {
+    let Some(query) = Query::parse(&question) else {
+        return;
+    };
     let mut answer = dns.answer(&client, &query, Way::Datagram).await;
     if answer.len() > query.room.max(CLASSIC) {
         answer = query.truncated();
@@ -90,7 +98,9 @@ pub(crate) async fn serve_tcp(listener: TcpListener, dns: Arc<Dns>, clients: Arc
 
 async fn connection(mut stream: TcpStream, client: Client, dns: Arc<Dns>) {
     while let Ok(Ok(question)) = timeout(IDLE, read(&mut stream)).await {
-        let Some(query) = Query::parse(&question) else { return };
+        let Some(query) = Query::parse(&question) else {
+            return;
+        };
         let answer = dns.answer(&client, &query, Way::Whole).await;
         match timeout(IDLE, stream.write_all(&framed(&answer))).await {
             Ok(Ok(())) => {}
@@ -110,7 +120,9 @@ async fn read(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 fn admitted(clients: &dyn Clients, from: SocketAddr) -> Option<Client> {
-    let SocketAddr::V4(from) = from else { return None };
+    let SocketAddr::V4(from) = from else {
+        return None;
+    };
     let address: Ipv4Addr = *from.ip();
     clients.admit(address)
 }
@@ -120,7 +132,9 @@ impl Dns {
         if query.operation() != 0 {
             return query.settled(Code::NotImplemented);
         }
-        let found = query.name.as_ref().map_or(Found::Elsewhere, |name| self.zone().find(client.session, name));
+        let found = query.name.as_ref().map_or(Found::Elsewhere, |name| {
+            self.zone().find(client.session, name)
+        });
         match found {
             Found::Addresses(addresses) if query.kind == A => query.addresses(&addresses),
             Found::Pointer(name) if query.kind == PTR => query.pointer(&name),

@@ -59,7 +59,11 @@ pub(super) enum Way {
 
 impl Upstream {
     pub(super) fn new(path: PathBuf) -> Upstream {
-        Upstream { path, port: 53, read: Mutex::new(None) }
+        Upstream {
+            path,
+            port: 53,
+            read: Mutex::new(None),
+        }
     }
 
     /// What the file says now; it is read only when it changed. Without a file there are no servers.
@@ -91,12 +95,17 @@ impl Upstream {
     /// When no server answers at all.
     pub(super) async fn ask(&self, query: &Query<'_>, way: Way) -> io::Result<Vec<u8>> {
         let conf = self.resolv_conf();
-        let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "the machine has no name server"));
+        let mut last = Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the machine has no name server",
+        ));
         for _ in 0..ROUNDS {
             for server in &conf.servers {
                 let server = SocketAddr::new(*server, self.port);
                 match exchange(query, server, way).await {
-                    Ok(answer) if !message::is_failure(&answer) => return Ok(message::numbered(&answer, query.id())),
+                    Ok(answer) if !message::is_failure(&answer) => {
+                        return Ok(message::numbered(&answer, query.id()));
+                    }
                     Ok(answer) => last = Ok(message::numbered(&answer, query.id())),
                     Err(error) if last.is_err() => last = Err(error),
                     Err(_) => {}
@@ -111,16 +120,24 @@ impl Upstream {
 }
 
 async fn exchange(query: &Query<'_>, server: SocketAddr, way: Way) -> io::Result<Vec<u8>> {
-    let answer = timeout(PATIENCE, by_datagram(query, server)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
+    let answer = timeout(PATIENCE, by_datagram(query, server))
+        .await
+        .unwrap_or(Err(io::ErrorKind::TimedOut.into()))?;
     if way == Way::Datagram || !message::is_truncated(&answer) {
         return Ok(answer);
     }
-    timeout(TCP_PATIENCE, by_stream(query, server)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+    timeout(TCP_PATIENCE, by_stream(query, server))
+        .await
+        .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// A fresh socket for each question: its port and the random number are what a forger would have to guess.
 async fn by_datagram(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     let id = random();
@@ -145,14 +162,24 @@ async fn by_stream(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>>
     if query.answered_by(&answer, id) {
         Ok(answer)
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "the name server answered another question"))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the name server answered another question",
+        ))
     }
 }
 
 /// A message as it travels over TCP.
 pub(super) fn framed(message: &[u8]) -> Vec<u8> {
-    let mut bytes = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
-    bytes.extend(message.get(..message.len().min(usize::from(u16::MAX))).unwrap_or_default());
+    let mut bytes = u16::try_from(message.len())
+        .unwrap_or(u16::MAX)
+        .to_be_bytes()
+        .to_vec();
+    bytes.extend(
+        message
+            .get(..message.len().min(usize::from(u16::MAX)))
+            .unwrap_or_default(),
+    );
     bytes
 }
 

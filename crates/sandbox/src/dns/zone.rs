@@ -33,7 +33,12 @@ impl FromStr for Name {
         if text.is_empty() || text.len() > 253 {
             return Err(NameError::Length);
         }
-        let fits = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let fits = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        };
         match text.split('.').find(|label| !fits(label)) {
             Some(label) => Err(NameError::Label(label.to_owned())),
             None => Ok(Name(text.to_ascii_lowercase())),
@@ -55,7 +60,9 @@ impl Name {
 
     /// Is it the domain, or below it?
     fn within(&self, domain: &Name) -> bool {
-        self.0.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        self.0
+            .strip_suffix(domain.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 }
 
@@ -105,23 +112,41 @@ impl Zone {
 
     /// Looks a name up as the session's containers see it.
     pub fn find(&self, session: SessionId, name: &Name) -> Found {
-        let Some(names) = self.names(session) else { return Found::Elsewhere };
+        let Some(names) = self.names(session) else {
+            return Found::Elsewhere;
+        };
         if let Some(addresses) = names.hosts.get(name) {
             return Found::Addresses(addresses.clone());
         }
         if let Some(address) = reverse(name)
-            && let Some((name, _)) = names.hosts.iter().find(|(_, addresses)| addresses.contains(&address))
+            && let Some((name, _)) = names
+                .hosts
+                .iter()
+                .find(|(_, addresses)| addresses.contains(&address))
         {
             return Found::Pointer(name.clone());
         }
-        if names.domains.iter().any(|domain| name.within(domain)) { Found::Nothing } else { Found::Elsewhere }
+        if names.domains.iter().any(|domain| name.within(domain)) {
+            Found::Nothing
+        } else {
+            Found::Elsewhere
+        }
     }
 }
 
 /// The address in a name such as `4.3.2.1.in-addr.arpa`.
 fn reverse(name: &Name) -> Option<Ipv4Addr> {
-    let mut octets = name.as_str().strip_suffix(".in-addr.arpa")?.rsplit('.').map(str::parse);
-    let address = Ipv4Addr::new(octets.next()?.ok()?, octets.next()?.ok()?, octets.next()?.ok()?, octets.next()?.ok()?);
+    let mut octets = name
+        .as_str()
+        .strip_suffix(".in-addr.arpa")?
+        .rsplit('.')
+        .map(str::parse);
+    let address = Ipv4Addr::new(
+        octets.next()?.ok()?,
+        octets.next()?.ok()?,
+        octets.next()?.ok()?,
+        octets.next()?.ok()?,
+    );
     octets.next().is_none().then_some(address)
 }
 
@@ -135,10 +160,15 @@ mod tests {
 
     fn zone() -> Zone {
         let mut zone = Zone::default();
-        for (session, domain, address) in [(1, "one.dagger.local", [10, 87, 0, 2]), (2, "two.dagger.local", [10, 87, 0, 3])] {
+        for (session, domain, address) in [
+            (1, "one.dagger.local", [10, 87, 0, 2]),
+            (2, "two.dagger.local", [10, 87, 0, 3]),
+        ] {
             let names = zone.names_mut(SessionId(session));
             names.domains.insert(name(domain));
-            names.hosts.insert(name(&format!("db.{domain}")), vec![address.into()]);
+            names
+                .hosts
+                .insert(name(&format!("db.{domain}")), vec![address.into()]);
         }
         zone
     }
@@ -146,15 +176,42 @@ mod tests {
     #[test]
     fn a_session_sees_its_own_names_only() {
         let zone = zone();
-        assert_eq!(zone.find(SessionId(1), &name("DB.one.dagger.local.")), Found::Addresses(vec![[10, 87, 0, 2].into()]));
-        assert_eq!(zone.find(SessionId(1), &name("web.one.dagger.local")), Found::Nothing);
-        assert_eq!(zone.find(SessionId(1), &name("one.dagger.local")), Found::Nothing);
-        assert_eq!(zone.find(SessionId(1), &name("db.two.dagger.local")), Found::Elsewhere);
-        assert_eq!(zone.find(SessionId(1), &name("notone.dagger.local")), Found::Elsewhere);
-        assert_eq!(zone.find(SessionId(3), &name("db.one.dagger.local")), Found::Elsewhere);
-        assert_eq!(zone.find(SessionId(1), &name("2.0.87.10.in-addr.arpa")), Found::Pointer(name("db.one.dagger.local")));
-        assert_eq!(zone.find(SessionId(1), &name("3.0.87.10.in-addr.arpa")), Found::Elsewhere);
-        assert_eq!(zone.find(SessionId(1), &name("3.2.0.87.10.in-addr.arpa")), Found::Elsewhere);
+        assert_eq!(
+            zone.find(SessionId(1), &name("DB.one.dagger.local.")),
+            Found::Addresses(vec![[10, 87, 0, 2].into()])
+        );
+        assert_eq!(
+            zone.find(SessionId(1), &name("web.one.dagger.local")),
+            Found::Nothing
+        );
+        assert_eq!(
+            zone.find(SessionId(1), &name("one.dagger.local")),
+            Found::Nothing
+        );
+        assert_eq!(
+            zone.find(SessionId(1), &name("db.two.dagger.local")),
+            Found::Elsewhere
+        );
+        assert_eq!(
+            zone.find(SessionId(1), &name("notone.dagger.local")),
+            Found::Elsewhere
+        );
+        assert_eq!(
+            zone.find(SessionId(3), &name("db.one.dagger.local")),
+            Found::Elsewhere
+        );
+        assert_eq!(
+            zone.find(SessionId(1), &name("2.0.87.10.in-addr.arpa")),
+            Found::Pointer(name("db.one.dagger.local"))
+        );
+        assert_eq!(
+            zone.find(SessionId(1), &name("3.0.87.10.in-addr.arpa")),
+            Found::Elsewhere
+        );
+        assert_eq!(
+            zone.find(SessionId(1), &name("3.2.0.87.10.in-addr.arpa")),
+            Found::Elsewhere
+        );
     }
 
     #[test]
@@ -162,13 +219,27 @@ mod tests {
         let mut zone = zone();
         let before = zone.clone();
         zone.remove(SessionId(1));
-        assert_eq!(zone.find(SessionId(1), &name("db.one.dagger.local")), Found::Elsewhere);
-        assert!(matches!(before.find(SessionId(1), &name("db.one.dagger.local")), Found::Addresses(_)));
+        assert_eq!(
+            zone.find(SessionId(1), &name("db.one.dagger.local")),
+            Found::Elsewhere
+        );
+        assert!(matches!(
+            before.find(SessionId(1), &name("db.one.dagger.local")),
+            Found::Addresses(_)
+        ));
     }
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for text in ["", ".", "a..b", "a b", "ä.example", &"a".repeat(64), &"a.".repeat(128)] {
+        for text in [
+            "",
+            ".",
+            "a..b",
+            "a b",
+            "ä.example",
+            &"a".repeat(64),
+            &"a.".repeat(128),
+        ] {
             assert!(text.parse::<Name>().is_err(), "{text}");
         }
     }

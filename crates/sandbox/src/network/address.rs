@@ -33,7 +33,10 @@ pub enum SubnetError {
 
 impl Subnet {
     /// `10.87.0.0/16`
-    pub const DEFAULT: Subnet = Subnet { network: 0x0a57_0000, length: 16 };
+    pub const DEFAULT: Subnet = Subnet {
+        network: 0x0a57_0000,
+        length: 16,
+    };
 
     /// The address of the engine's side: the gateway and name server of every container.
     pub fn gateway(self) -> Ipv4Addr {
@@ -88,9 +91,15 @@ impl FromStr for Subnet {
             return Err(SubnetError::Length(text.to_owned()));
         }
         let mask = u32::MAX << (32 - u32::from(length));
-        let subnet = Subnet { network: u32::from(address) & mask, length };
+        let subnet = Subnet {
+            network: u32::from(address) & mask,
+            length,
+        };
         if address != subnet.network() {
-            return Err(SubnetError::HostBits { text: text.to_owned(), subnet });
+            return Err(SubnetError::HostBits {
+                text: text.to_owned(),
+                subnet,
+            });
         }
         let first = subnet.network().octets()[0];
         if address.is_loopback() || address.is_link_local() || first == 0 || first >= 224 {
@@ -113,7 +122,11 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub(super) fn new(subnet: Subnet) -> Addresses {
-        Addresses { subnet, fresh: subnet.first(), returned: VecDeque::new() }
+        Addresses {
+            subnet,
+            fresh: subnet.first(),
+            returned: VecDeque::new(),
+        }
     }
 
     /// The next address, or none when all are in use.
@@ -138,20 +151,44 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: Expect) {
-        let answer = text.parse::<Subnet>().map_or_else(|e| e.to_string(), |s| format!("{s} gateway {}", s.gateway()));
+        let answer = text.parse::<Subnet>().map_or_else(
+            |e| e.to_string(),
+            |s| format!("{s} gateway {}", s.gateway()),
+        );
         expected.assert_eq(&answer);
     }
 
     #[test]
     fn subnets_parse() {
         assert_eq!("10.87.0.0/16".parse(), Ok(Subnet::DEFAULT));
-        check("192.168.4.8/29", expect!["192.168.4.8/29 gateway 192.168.4.9"]);
-        check("10.87.0.0", expect!["`10.87.0.0` is no subnet of the form `10.87.0.0/16`"]);
-        check("10.87.0/16", expect!["`10.87.0/16` is no subnet of the form `10.87.0.0/16`"]);
-        check("10.87.0.0/33", expect!["the prefix of `10.87.0.0/33` is not between 8 and 29 bits"]);
-        check("10.87.1.0/16", expect!["`10.87.1.0/16` has bits set after its prefix; the subnet is `10.87.0.0/16`"]);
-        check("127.0.0.0/8", expect!["`127.0.0.0/8` is not a range for machines' addresses"]);
-        check("239.0.0.0/8", expect!["`239.0.0.0/8` is not a range for machines' addresses"]);
+        check(
+            "192.168.4.8/29",
+            expect!["192.168.4.8/29 gateway 192.168.4.9"],
+        );
+        check(
+            "10.87.0.0",
+            expect!["`10.87.0.0` is no subnet of the form `10.87.0.0/16`"],
+        );
+        check(
+            "10.87.0/16",
+            expect!["`10.87.0/16` is no subnet of the form `10.87.0.0/16`"],
+        );
+        check(
+            "10.87.0.0/33",
+            expect!["the prefix of `10.87.0.0/33` is not between 8 and 29 bits"],
+        );
+        check(
+            "10.87.1.0/16",
+            expect!["`10.87.1.0/16` has bits set after its prefix; the subnet is `10.87.0.0/16`"],
+        );
+        check(
+            "127.0.0.0/8",
+            expect!["`127.0.0.0/8` is not a range for machines' addresses"],
+        );
+        check(
+            "239.0.0.0/8",
+            expect!["`239.0.0.0/8` is not a range for machines' addresses"],
+        );
     }
 
     #[test]
@@ -159,8 +196,13 @@ mod tests {
         let mut addresses = Addresses::new("10.0.0.0/29".parse().expect("a subnet"));
         let first = addresses.take().expect("room");
         addresses.give_back(first);
-        let rest: Vec<String> = std::iter::from_fn(|| addresses.take()).map(|a| a.to_string()).collect();
-        assert_eq!(rest, ["10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"]);
+        let rest: Vec<String> = std::iter::from_fn(|| addresses.take())
+            .map(|a| a.to_string())
+            .collect();
+        assert_eq!(
+            rest,
+            ["10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"]
+        );
         assert_eq!(addresses.take(), None);
     }
 }

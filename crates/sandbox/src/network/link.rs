@@ -46,8 +46,25 @@ pub(super) fn engine(subnet: Subnet) -> Batch {
     let mut batch = Batch::default();
     link_up(&mut batch, LOOPBACK);
     address(&mut batch, LOOPBACK, subnet.gateway(), 32);
-    route(&mut batch, &Route { to: Ipv4Addr::UNSPECIFIED, length: 0, kind: LOCAL, scope: HOST, device: Some(LOOPBACK), via: None });
-    let gap = Route { to: subnet.network(), length: subnet.length(), kind: UNREACHABLE, scope: UNIVERSE, device: None, via: None };
+    route(
+        &mut batch,
+        &Route {
+            to: Ipv4Addr::UNSPECIFIED,
+            length: 0,
+            kind: LOCAL,
+            scope: HOST,
+            device: Some(LOOPBACK),
+            via: None,
+        },
+    );
+    let gap = Route {
+        to: subnet.network(),
+        length: subnet.length(),
+        kind: UNREACHABLE,
+        scope: UNIVERSE,
+        device: None,
+        via: None,
+    };
     route(&mut batch, &gap);
     batch
 }
@@ -69,7 +86,17 @@ pub(super) fn pair(index: u32, address: Ipv4Addr, container: BorrowedFd<'_>) -> 
             });
         });
     });
-    route(&mut batch, &Route { to: address, length: 32, kind: UNICAST, scope: LINK, device: Some(index), via: None });
+    route(
+        &mut batch,
+        &Route {
+            to: address,
+            length: 32,
+            kind: UNICAST,
+            scope: LINK,
+            device: Some(index),
+            via: None,
+        },
+    );
     batch
 }
 
@@ -79,7 +106,14 @@ pub(super) fn container(subnet: Subnet, own: Ipv4Addr) -> Batch {
     link_up(&mut batch, LOOPBACK);
     address(&mut batch, ETH0, own, subnet.length());
     link_up(&mut batch, ETH0);
-    let out = Route { to: Ipv4Addr::UNSPECIFIED, length: 0, kind: UNICAST, scope: UNIVERSE, device: Some(ETH0), via: Some(subnet.gateway()) };
+    let out = Route {
+        to: Ipv4Addr::UNSPECIFIED,
+        length: 0,
+        kind: UNICAST,
+        scope: UNIVERSE,
+        device: Some(ETH0),
+        via: Some(subnet.gateway()),
+    };
     route(&mut batch, &out);
     batch
 }
@@ -88,7 +122,9 @@ pub(super) fn container(subnet: Subnet, own: Ipv4Addr) -> Batch {
 pub(super) fn route_query(to: Ipv4Addr) -> Batch {
     let mut batch = Batch::default();
     batch.message(GET_ROUTE, REQUEST, |m| {
-        m.raw(&[INET, 32, 0, 0, 0, 0, 0, 0]).raw(&0_u32.to_ne_bytes()).attribute(1, &to.octets());
+        m.raw(&[INET, 32, 0, 0, 0, 0, 0, 0])
+            .raw(&0_u32.to_ne_bytes())
+            .attribute(1, &to.octets());
     });
     batch
 }
@@ -101,7 +137,10 @@ pub(super) fn is_elsewhere(answer: &[u8]) -> Option<bool> {
 }
 
 fn link_header(m: &mut Message<'_>, index: u32, flags: u32) {
-    m.raw(&[0; 4]).raw(&index.to_ne_bytes()).raw(&flags.to_ne_bytes()).raw(&flags.to_ne_bytes());
+    m.raw(&[0; 4])
+        .raw(&index.to_ne_bytes())
+        .raw(&flags.to_ne_bytes())
+        .raw(&flags.to_ne_bytes());
 }
 
 fn link_up(batch: &mut Batch, index: u32) {
@@ -112,8 +151,11 @@ fn address(batch: &mut Batch, index: u32, address: Ipv4Addr, length: u8) {
     /// `IFA_F_NOPREFIXROUTE`
     const NO_PREFIX_ROUTE: u32 = 0x200;
     batch.message(NEW_ADDRESS, ACKED | CREATE | EXCLUSIVE, |m| {
-        m.raw(&[INET, length, 0, UNIVERSE]).raw(&index.to_ne_bytes());
-        m.attribute(2, &address.octets()).attribute(1, &address.octets()).number(8, NO_PREFIX_ROUTE);
+        m.raw(&[INET, length, 0, UNIVERSE])
+            .raw(&index.to_ne_bytes());
+        m.attribute(2, &address.octets())
+            .attribute(1, &address.octets())
+            .number(8, NO_PREFIX_ROUTE);
     });
 }
 
@@ -134,7 +176,16 @@ fn route(batch: &mut Batch, route: &Route) {
     /// `RTNH_F_ONLINK`: the gateway is reached through the device although no route says so.
     const ON_LINK: u32 = 4;
     batch.message(NEW_ROUTE, ACKED | CREATE | REPLACE, |m| {
-        m.raw(&[INET, route.length, 0, 0, MAIN, STATIC, route.scope, route.kind]);
+        m.raw(&[
+            INET,
+            route.length,
+            0,
+            0,
+            MAIN,
+            STATIC,
+            route.scope,
+            route.kind,
+        ]);
         m.raw(&route.via.map_or(0, |_| ON_LINK).to_ne_bytes());
         if route.length > 0 {
             m.attribute(1, &route.to.octets());

@@ -56,13 +56,21 @@ pub struct Config {
     pub ready: usize,
     /// Where the machine's name servers are read from, again whenever it changes.
     pub resolv_conf: PathBuf,
+    /// How many connections and datagram flows to the outside one container may have open.
+    pub flows: usize,
     /// How long [`Network::take`] waits when none is ready.
     pub patience: Duration,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { subnet: Subnet::DEFAULT, ready: 8, resolv_conf: "/etc/resolv.conf".into(), patience: Duration::from_secs(20) }
+        Config {
+            subnet: Subnet::DEFAULT,
+            ready: 8,
+            resolv_conf: "/etc/resolv.conf".into(),
+            flows: 1024,
+            patience: Duration::from_secs(20),
+        }
     }
 }
 
@@ -135,7 +143,10 @@ impl std::fmt::Display for Why {
 
 impl Problem {
     fn not_permitted(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        )
     }
 }
 
@@ -146,7 +157,10 @@ trait Step<T> {
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     fn why(self, step: &'static str) -> Result<T, Problem> {
-        self.map_err(|source| Problem { step: Why::Step(step), source: source.into() })
+        self.map_err(|source| Problem {
+            step: Why::Step(step),
+            source: source.into(),
+        })
     }
 }
 
@@ -189,7 +203,11 @@ impl Network {
     /// [`StartError::NotPermitted`] when the engine lacks the rights, so that containers must run without network.
     pub async fn start(config: Config) -> Result<Network, StartError> {
         Network::start_all(config).await.map_err(|problem| {
-            if problem.not_permitted() { StartError::NotPermitted(problem) } else { StartError::Failed(problem) }
+            if problem.not_permitted() {
+                StartError::NotPermitted(problem)
+            } else {
+                StartError::Failed(problem)
+            }
         })
     }
 
@@ -198,20 +216,45 @@ impl Network {
         let outside = Arc::new(Outside::here().why("open a netlink socket")?);
         let (inside, made) = Inside::new(move || prepare(subnet)).await?;
         let register = "register a socket";
-        let tenants = Arc::new(Tenants::new(subnet, made.filter));
-        let pool = Pool::start(config.ready, made.namespace, made.links, Arc::clone(&tenants))?;
+        let tenants = Arc::new(Tenants::new(subnet, config.flows, made.filter));
+        let pool = Pool::start(
+            config.ready,
+            made.namespace,
+            made.links,
+            Arc::clone(&tenants),
+        )?;
         let dns = Arc::new(Dns::new(config.resolv_conf));
 
         let mut tasks = JoinSet::new();
         let listener = TcpListener::from_std(made.tcp).why(register)?;
-        tasks.spawn(tcp::serve(listener, Arc::clone(&tenants), Arc::clone(&outside)));
-        tasks.spawn(udp::Proxy::new(made.udp, Arc::clone(&tenants), outside, inside.clone()).why(register)?.serve());
+        tasks.spawn(tcp::serve(
+            listener,
+            Arc::clone(&tenants),
+            Arc::clone(&outside),
+        ));
+        tasks.spawn(
+            udp::Proxy::new(made.udp, Arc::clone(&tenants), outside, inside.clone())
+                .why(register)?
+                .serve(),
+        );
         let dns_udp = tokio::net::UdpSocket::from_std(made.dns_udp).why(register)?;
         let dns_tcp = TcpListener::from_std(made.dns_tcp).why(register)?;
         let clients: Arc<dyn dns::Clients> = Arc::clone(&tenants) as _;
-        tasks.spawn(dns::serve_udp(dns_udp, Arc::clone(&dns), Arc::clone(&clients)));
+        tasks.spawn(dns::serve_udp(
+            dns_udp,
+            Arc::clone(&dns),
+            Arc::clone(&clients),
+        ));
         tasks.spawn(dns::serve_tcp(dns_tcp, Arc::clone(&dns), clients));
-        Ok(Network { subnet, patience: config.patience, inside, tenants, pool, dns, _tasks: tasks })
+        Ok(Network {
+            subnet,
+            patience: config.patience,
+            inside,
+            tenants,
+            pool,
+            dns,
+            _tasks: tasks,
+        })
     }
 
     /// A new session: its containers reach each other, and nobody else's.
@@ -234,8 +277,13 @@ impl Network {
             Ok(prepared) => prepared.map_err(TakeError::Make)?,
             Err(_) => return Err(TakeError::Slow(self.patience)),
         };
+        let address = prepared.address.address();
         let place = self.tenants.admit(session, prepared.address)?;
-        Ok(Lease { namespace: prepared.namespace, address: prepared.address.address(), place })
+        Ok(Lease {
+            namespace: prepared.namespace,
+            address,
+            place,
+        })
     }
 
     /// The engine's address on the containers' side: their gateway and name server.
@@ -254,7 +302,10 @@ impl Network {
     /// When the container does not answer.
     pub async fn dial(&self, to: SocketAddrV4) -> io::Result<TcpStream> {
         if !self.subnet.contains(*to.ip()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` is no container", to.ip())));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("`{}` is no container", to.ip()),
+            ));
         }
         let to = SocketAddr::from(to);
         let socket = self.inside.run(move || namespace::tcp_socket(to)).await??;
@@ -271,11 +322,16 @@ fn prepare(subnet: Subnet) -> Result<Made, Problem> {
     namespace::set("ipv4/conf/all/send_redirects", "0")?;
     namespace::set("ipv4/conf/default/send_redirects", "0")?;
     // Not there at all when the kernel has no IPv6.
-    for parameter in ["ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6"] {
+    for parameter in [
+        "ipv6/conf/all/disable_ipv6",
+        "ipv6/conf/default/disable_ipv6",
+    ] {
         drop(namespace::set(parameter, "1"));
     }
     let links = Socket::route().why("open a netlink socket")?;
-    links.apply(&link::engine(subnet)).why("set up the network namespace")?;
+    links
+        .apply(&link::engine(subnet))
+        .why("set up the network namespace")?;
 
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let tcp = namespace::listener(loopback, true).why("listen for containers' connections")?;
@@ -284,7 +340,9 @@ fn prepare(subnet: Subnet) -> Result<Made, Problem> {
     sys::netns::set_receive_destination(&udp).why("listen for containers' datagrams")?;
     let names = SocketAddr::from((subnet.gateway(), 53));
     let filter = Socket::netfilter().why("open a packet filter socket")?;
-    filter.apply(&rules::table(subnet, proxy.port())).why("set up the packet filter")?;
+    filter
+        .apply(&rules::table(subnet, proxy.port()))
+        .why("set up the packet filter")?;
     Ok(Made {
         links,
         filter,

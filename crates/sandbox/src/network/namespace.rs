@@ -16,7 +16,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{Problem, Why};
+use super::{Problem, Step, Why};
 
 /// Runs `work` on a fresh thread inside the namespace and returns its answer. Blocks the calling thread meanwhile.
 ///
@@ -27,11 +27,15 @@ use super::{Problem, Why};
 /// With the panic of `work`.
 pub fn run_in<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("in-netns".to_owned()).spawn_scoped(scope, || {
-            sys::netns::enter(namespace.as_fd())?;
-            Ok(work())
-        })?;
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let worker = thread::Builder::new()
+            .name("in-netns".to_owned())
+            .spawn_scoped(scope, || {
+                sys::netns::enter(namespace.as_fd())?;
+                Ok(work())
+            })?;
+        worker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -40,7 +44,9 @@ pub fn run_in<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> 
 /// # Errors
 /// When the namespace cannot be entered, or the connection is not answered.
 pub async fn dial_in(namespace: &OwnedFd, to: SocketAddr) -> io::Result<TcpStream> {
-    stream_socket(run_in(namespace, || tcp_socket(to))??)?.connect(to).await
+    stream_socket(run_in(namespace, || tcp_socket(to))??)?
+        .connect(to)
+        .await
 }
 
 /// Listens inside the namespace.
@@ -61,7 +67,11 @@ pub async fn bind_udp_in(namespace: &OwnedFd, on: SocketAddr) -> io::Result<UdpS
 
 /// A socket ready to be connected with tokio.
 pub(super) fn tcp_socket(to: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if to.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(Into::into)
 }
@@ -84,8 +94,17 @@ pub(super) fn listener(on: SocketAddr, transparent: bool) -> io::Result<StdListe
 
 /// A datagram socket in the calling thread's namespace; a transparent one may bind to any address at all, and share it.
 pub(super) fn datagrams(on: SocketAddr, transparent: bool) -> io::Result<StdUdp> {
-    let family = if on.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let fd = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let family = if on.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let fd = rustix::net::socket_with(
+        family,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
     if transparent {
         sockopt::set_socket_reuseaddr(&fd, true)?;
         sys::netns::set_transparent(&fd)?;
@@ -115,7 +134,9 @@ impl Inside {
         thread::Builder::new()
             .name("netns".to_owned())
             .spawn(move || {
-                let prepared = sys::netns::unshare().why("make a network namespace").and_then(|()| prepare());
+                let prepared = sys::netns::unshare()
+                    .why("make a network namespace")
+                    .and_then(|()| prepare());
                 let go_on = prepared.is_ok();
                 if ready.send(prepared).is_ok() && go_on {
                     work(&queue);
@@ -123,7 +144,10 @@ impl Inside {
             })
             .why("start a thread")?;
         let gone = || io::Error::other("the thread of the network namespace is gone");
-        let prepared = answer.await.map_err(|_| gone()).why("make a network namespace")??;
+        let prepared = answer
+            .await
+            .map_err(|_| gone())
+            .why("make a network namespace")??;
         Ok((Inside { jobs }, prepared))
     }
 
@@ -131,11 +155,18 @@ impl Inside {
     ///
     /// # Errors
     /// When too many are waiting.
-    pub(super) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
         let (done, answer) = oneshot::channel();
         let job: Job = Box::new(move || drop(done.send(job())));
-        self.jobs.try_send(job).map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
-        answer.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.jobs
+            .try_send(job)
+            .map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
+        answer
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 }
 
@@ -147,5 +178,8 @@ fn work(queue: &Receiver<Job>) {
 
 /// Sets a kernel parameter of the calling thread's namespace, below `/proc/sys/net`.
 pub(super) fn set(parameter: &str, value: &str) -> Result<(), Problem> {
-    fs::write(format!("/proc/sys/net/{parameter}"), value).map_err(|source| Problem { step: Why::Parameter(parameter.to_owned()), source })
+    fs::write(format!("/proc/sys/net/{parameter}"), value).map_err(|source| Problem {
+        step: Why::Parameter(parameter.to_owned()),
+        source,
+    })
 }

@@ -8,7 +8,9 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink,
+};
 
 /// `NLM_F_REQUEST | NLM_F_ACK`
 pub(super) const ACKED: u16 = 0x1 | 0x4;
@@ -45,11 +47,18 @@ pub(super) struct Message<'a> {
 
 impl Batch {
     /// Appends a message of this type with these flags; `write` adds the family's header and the attributes.
-    pub(super) fn message(&mut self, kind: u16, flags: u16, write: impl FnOnce(&mut Message<'_>)) -> &mut Batch {
+    pub(super) fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        write: impl FnOnce(&mut Message<'_>),
+    ) -> &mut Batch {
         self.count += 1;
         let start = self.bytes.len();
         self.bytes.extend([0; HEADER]);
-        write(&mut Message { bytes: &mut self.bytes });
+        write(&mut Message {
+            bytes: &mut self.bytes,
+        });
         let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
         let mut header = Vec::with_capacity(HEADER);
         header.extend(length.to_ne_bytes());
@@ -142,7 +151,12 @@ impl Socket {
     }
 
     fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        let fd = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )?;
         rustix::net::bind(&fd, &netlink::SocketAddrNetlink::new(0, 0))?;
         Ok(Socket { fd })
     }
@@ -176,7 +190,11 @@ impl Socket {
     ///
     /// # Errors
     /// What the kernel answered.
-    pub(super) fn ask<T>(&self, batch: &Batch, read: impl FnOnce(&[u8]) -> Option<T>) -> io::Result<T> {
+    pub(super) fn ask<T>(
+        &self,
+        batch: &Batch,
+        read: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> io::Result<T> {
         self.send(batch)?;
         let mut answer = Err(io::Error::from(io::ErrorKind::InvalidData));
         let mut read = Some(read);
@@ -192,14 +210,19 @@ impl Socket {
 
     fn send(&self, batch: &Batch) -> io::Result<()> {
         let to = netlink::SocketAddrNetlink::new(0, 0);
-        rustix::io::retry_on_intr(|| rustix::net::sendto(&self.fd, batch.bytes(), SendFlags::empty(), &to))?;
+        rustix::io::retry_on_intr(|| {
+            rustix::net::sendto(&self.fd, batch.bytes(), SendFlags::empty(), &to)
+        })?;
         Ok(())
     }
 
     /// The kernel answers within the call that sends, so nothing is ever waited for.
     fn receive(&self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
         let mut buffer = vec![0; ANSWER];
-        let (length, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT)).map_err(silent)?;
+        let (length, _) = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT)
+        })
+        .map_err(silent)?;
         let mut rest = buffer.get(..length).unwrap_or_default();
         while let Some((kind, body, next)) = split(rest) {
             each(kind, body);
@@ -221,7 +244,10 @@ impl Batch {
         let mut rest = self.bytes.as_slice();
         let mut count = 0;
         while let Some((_, _, next)) = split(rest) {
-            count += usize::from(rest.get(6).is_some_and(|flags| u16::from(*flags) & 0x4 != 0));
+            count += usize::from(
+                rest.get(6)
+                    .is_some_and(|flags| u16::from(*flags) & 0x4 != 0),
+            );
             rest = next;
         }
         count
@@ -230,7 +256,9 @@ impl Batch {
 
 fn silent(error: rustix::io::Errno) -> io::Error {
     match error {
-        rustix::io::Errno::AGAIN => io::Error::new(io::ErrorKind::InvalidData, "no answer from the kernel"),
+        rustix::io::Errno::AGAIN => {
+            io::Error::new(io::ErrorKind::InvalidData, "no answer from the kernel")
+        }
         error => error.into(),
     }
 }
@@ -240,7 +268,11 @@ fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
     let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    Some((
+        kind,
+        body,
+        bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
+    ))
 }
 
 /// The errno of an acknowledgement.
@@ -282,9 +314,18 @@ mod tests {
         });
         assert_eq!(batch.acked(), 1);
         let (kind, body, rest) = split(batch.bytes()).expect("a message");
-        assert_eq!((kind, body), (16, &[1, 2, 0, 0, 9, 0, 3, 0, b'a', b'b', b'c', b'd', 0, 0, 0, 0][..]));
+        assert_eq!(
+            (kind, body),
+            (
+                16,
+                &[1, 2, 0, 0, 9, 0, 3, 0, b'a', b'b', b'c', b'd', 0, 0, 0, 0][..]
+            )
+        );
         let (kind, body, rest) = split(rest).expect("a second message");
-        assert_eq!((kind, find(find(body, 1).expect("nested"), 2)), (17, Some(&7_u32.to_ne_bytes()[..])));
+        assert_eq!(
+            (kind, find(find(body, 1).expect("nested"), 2)),
+            (17, Some(&7_u32.to_ne_bytes()[..]))
+        );
         assert!(rest.is_empty());
     }
 

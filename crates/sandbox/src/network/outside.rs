@@ -50,7 +50,9 @@ pub(super) enum DialError {
 impl Outside {
     /// Containers will dial from the calling thread's namespace.
     pub(super) fn here() -> io::Result<Outside> {
-        Ok(Outside { routes: Mutex::new(Socket::route()?) })
+        Ok(Outside {
+            routes: Mutex::new(Socket::route()?),
+        })
     }
 
     /// Connects to an address outside.
@@ -70,7 +72,9 @@ impl Outside {
     pub(super) async fn datagrams(&self, to: SocketAddrV4) -> Result<UdpSocket, DialError> {
         self.check(to)?;
         let failed = |source| DialError::Failed { to, source };
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(failed)?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+            .await
+            .map_err(failed)?;
         socket.connect(to).await.map_err(failed)?;
         Ok(socket)
     }
@@ -79,7 +83,10 @@ impl Outside {
         if to.port() == 0 || refused(*to.ip()) {
             return Err(DialError::Refused(*to.ip()));
         }
-        let socket = self.routes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let socket = self
+            .routes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         match socket.ask(&link::route_query(*to.ip()), link::is_elsewhere) {
             Ok(true) => Ok(()),
             Ok(false) => Err(DialError::Refused(*to.ip())),
@@ -113,10 +120,28 @@ mod tests {
 
     #[test]
     fn the_machine_itself_is_refused_by_range() {
-        for address in ["0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.0.1", "169.254.169.254", "224.0.0.1", "240.0.0.1", "255.255.255.255"] {
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.255.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+        ] {
             assert!(refused(address.parse().expect("an address")), "{address}");
         }
-        for address in ["1.1.1.1", "10.0.0.1", "126.255.255.255", "128.0.0.1", "169.253.0.1", "172.17.0.2", "192.168.1.1", "223.255.255.255"] {
+        for address in [
+            "1.1.1.1",
+            "10.0.0.1",
+            "126.255.255.255",
+            "128.0.0.1",
+            "169.253.0.1",
+            "172.17.0.2",
+            "192.168.1.1",
+            "223.255.255.255",
+        ] {
             assert!(!refused(address.parse().expect("an address")), "{address}");
         }
     }

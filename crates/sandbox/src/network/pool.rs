@@ -11,8 +11,7 @@ use std::{
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    Problem, Step,
-    link,
+    Problem, Step, link,
     netlink::Socket,
     tenants::{Address, Tenants},
 };
@@ -42,7 +41,12 @@ const FIRST_INDEX: u32 = 100;
 
 impl Pool {
     /// Starts making namespaces linked to `engine`, whose links `links` manages, until `size` are ready.
-    pub(super) fn start(size: usize, engine: OwnedFd, links: Socket, tenants: Arc<Tenants>) -> Result<Pool, Problem> {
+    pub(super) fn start(
+        size: usize,
+        engine: OwnedFd,
+        links: Socket,
+        tenants: Arc<Tenants>,
+    ) -> Result<Pool, Problem> {
         // One more waits in the hand of the thread.
         let (made, ready) = mpsc::channel(size.clamp(1, 64));
         thread::Builder::new()
@@ -51,9 +55,16 @@ impl Pool {
                 let mut index = FIRST_INDEX;
                 loop {
                     let attempt = make(&engine, &links, &tenants, index);
-                    index = if index < i32::MAX.cast_unsigned() { index + 1 } else { FIRST_INDEX };
+                    index = if index < i32::MAX.cast_unsigned() {
+                        index + 1
+                    } else {
+                        FIRST_INDEX
+                    };
                     let failed = attempt.is_err();
-                    if made.blocking_send((attempt.map_err(Arc::new), Instant::now())).is_err() {
+                    if made
+                        .blocking_send((attempt.map_err(Arc::new), Instant::now()))
+                        .is_err()
+                    {
                         return;
                     }
                     if failed {
@@ -62,7 +73,9 @@ impl Pool {
                 }
             })
             .why("start a thread")?;
-        Ok(Pool { ready: Mutex::new(ready) })
+        Ok(Pool {
+            ready: Mutex::new(ready),
+        })
     }
 
     /// The next one. First come, first served.
@@ -82,7 +95,12 @@ impl Pool {
     }
 }
 
-fn make(engine: &OwnedFd, links: &Socket, tenants: &Arc<Tenants>, index: u32) -> Result<Prepared, Problem> {
+fn make(
+    engine: &OwnedFd,
+    links: &Socket,
+    tenants: &Arc<Tenants>,
+    index: u32,
+) -> Result<Prepared, Problem> {
     let address = tenants.address()?;
     sys::netns::unshare().why("make a network namespace")?;
     let made = fill(links, tenants, &address, index);
@@ -94,12 +112,23 @@ fn make(engine: &OwnedFd, links: &Socket, tenants: &Arc<Tenants>, index: u32) ->
 }
 
 /// Runs in the new namespace.
-fn fill(links: &Socket, tenants: &Arc<Tenants>, address: &Address, index: u32) -> Result<OwnedFd, Problem> {
+fn fill(
+    links: &Socket,
+    tenants: &Arc<Tenants>,
+    address: &Address,
+    index: u32,
+) -> Result<OwnedFd, Problem> {
     let namespace = sys::netns::current().why("open a network namespace")?;
     // Without a route there is no use for link-local addresses, whose check for duplicates costs timers and packets.
-    drop(super::namespace::set("ipv6/conf/default/addr_gen_mode", "1"));
-    links.apply(&link::pair(index, address.address(), namespace.as_fd())).why("make a network link")?;
+    drop(super::namespace::set(
+        "ipv6/conf/default/addr_gen_mode",
+        "1",
+    ));
+    links
+        .apply(&link::pair(index, address.address(), namespace.as_fd()))
+        .why("make a network link")?;
     let own = Socket::route().why("open a netlink socket")?;
-    own.apply(&link::container(tenants.subnet(), address.address())).why("set up a container's network link")?;
+    own.apply(&link::container(tenants.subnet(), address.address()))
+        .why("set up a container's network link")?;
     Ok(namespace)
 }

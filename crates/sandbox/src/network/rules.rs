@@ -46,11 +46,17 @@ pub(super) fn table(subnet: Subnet, proxy: u16) -> Batch {
     });
     object(&mut batch, NEW_SET, CREATE, |m| {
         m.string(1, TABLE).string(2, SESSION).number_be(3, MAP);
-        m.number_be(4, TYPE_ADDRESS).number_be(5, 4).number_be(6, TYPE_MARK).number_be(7, 4).number_be(10, 1);
+        m.number_be(4, TYPE_ADDRESS)
+            .number_be(5, 4)
+            .number_be(6, TYPE_MARK)
+            .number_be(7, 4)
+            .number_be(10, 1);
     });
     object(&mut batch, NEW_SET, CREATE, |m| {
         m.string(1, TABLE).string(2, MEMBERS).number_be(3, 0);
-        m.number_be(4, (TYPE_MARK << 6) | TYPE_ADDRESS).number_be(5, 8).number_be(10, 2);
+        m.number_be(4, (TYPE_MARK << 6) | TYPE_ADDRESS)
+            .number_be(5, 8)
+            .number_be(10, 2);
     });
     object(&mut batch, NEW_CHAIN, CREATE, |m| {
         m.string(1, TABLE).string(3, INNER);
@@ -63,19 +69,28 @@ pub(super) fn table(subnet: Subnet, proxy: u16) -> Batch {
         m.number_be(5, DROP).string(7, "filter");
     });
     rule(&mut batch, INNER, |e| {
-        e.payload(A, SOURCE).lookup(SESSION, A, Some(A)).payload(B, DESTINATION).lookup(MEMBERS, A, None).verdict(ACCEPT, None);
+        e.payload(A, SOURCE)
+            .lookup(SESSION, A, Some(A))
+            .payload(B, DESTINATION)
+            .lookup(MEMBERS, A, None)
+            .verdict(ACCEPT, None);
     });
     rule(&mut batch, INNER, |e| {
         e.reject();
     });
     rule(&mut batch, ENTRY, |e| {
-        e.meta(A, META_INPUT).equals(A, &LOOPBACK.to_ne_bytes()).verdict(ACCEPT, None);
+        e.meta(A, META_INPUT)
+            .equals(A, &LOOPBACK.to_ne_bytes())
+            .verdict(ACCEPT, None);
     });
     rule(&mut batch, ENTRY, |e| {
-        e.payload(A, DESTINATION).equals(A, &subnet.gateway().octets()).verdict(ACCEPT, None);
+        e.payload(A, DESTINATION)
+            .equals(A, &subnet.gateway().octets())
+            .verdict(ACCEPT, None);
     });
     rule(&mut batch, ENTRY, |e| {
-        e.destination_in(subnet.network(), subnet.length()).verdict(GOTO, Some(INNER));
+        e.destination_in(subnet.network(), subnet.length())
+            .verdict(GOTO, Some(INNER));
     });
     for (network, length) in REFUSED {
         rule(&mut batch, ENTRY, |e| {
@@ -84,7 +99,10 @@ pub(super) fn table(subnet: Subnet, proxy: u16) -> Batch {
     }
     for protocol in [6, 17] {
         rule(&mut batch, ENTRY, |e| {
-            e.meta(A, META_PROTOCOL).equals(A, &[protocol]).proxy(proxy).verdict(ACCEPT, None);
+            e.meta(A, META_PROTOCOL)
+                .equals(A, &[protocol])
+                .proxy(proxy)
+                .verdict(ACCEPT, None);
         });
     }
     rule(&mut batch, ENTRY, |e| {
@@ -110,7 +128,10 @@ fn elements(kind: u16, flags: u16, member: Member) -> Batch {
     let key = [session, address].concat();
     let mut batch = Batch::default();
     begin(&mut batch);
-    for (set, key, value) in [(SESSION, &address[..], Some(&session[..])), (MEMBERS, &key[..], None)] {
+    for (set, key, value) in [
+        (SESSION, &address[..], Some(&session[..])),
+        (MEMBERS, &key[..], None),
+    ] {
         object(&mut batch, kind, flags, |m| {
             m.string(1, TABLE).string(2, set).nested(3, |m| {
                 m.nested(1, |m| {
@@ -190,7 +211,9 @@ fn object(batch: &mut Batch, kind: u16, flags: u16, write: impl FnOnce(&mut Mess
 
 fn rule(batch: &mut Batch, chain: &str, write: impl FnOnce(&mut Expressions<'_, '_>)) {
     object(batch, NEW_RULE, CREATE | APPEND, |m| {
-        m.string(1, TABLE).string(2, chain).nested(4, |m| write(&mut Expressions { m }));
+        m.string(1, TABLE)
+            .string(2, chain)
+            .nested(4, |m| write(&mut Expressions { m }));
     });
 }
 
@@ -216,7 +239,10 @@ impl Expressions<'_, '_> {
     /// Four bytes of the IPv4 header.
     fn payload(&mut self, register: u32, offset: u32) -> &mut Self {
         self.add("payload", |m| {
-            m.number_be(1, register).number_be(2, 1).number_be(3, offset).number_be(4, 4);
+            m.number_be(1, register)
+                .number_be(2, 1)
+                .number_be(3, offset)
+                .number_be(4, 4);
         })
     }
 
@@ -274,9 +300,13 @@ impl Expressions<'_, '_> {
     }
 
     fn proxy(&mut self, port: u16) -> &mut Self {
-        self.immediate(A, &Ipv4Addr::LOCALHOST.octets()).immediate(B, &port.to_be_bytes()).add("tproxy", |m| {
-            m.number_be(1, u32::from(IPV4)).number_be(2, A).number_be(3, B);
-        })
+        self.immediate(A, &Ipv4Addr::LOCALHOST.octets())
+            .immediate(B, &port.to_be_bytes())
+            .add("tproxy", |m| {
+                m.number_be(1, u32::from(IPV4))
+                    .number_be(2, A)
+                    .number_be(3, B);
+            })
     }
 
     /// `reject with icmp admin-prohibited`

@@ -63,7 +63,9 @@ async fn flow(inside: TcpStream, to: SocketAddrV4, mut pass: Pass, outside: Arc<
                     reset(&stream);
                 }
             },
-            Err(error) => tracing::debug!(%to, error = &error as &dyn std::error::Error, "container's connection failed"),
+            Err(error) => {
+                tracing::debug!(%to, error = &error as &dyn std::error::Error, "container's connection failed")
+            }
         }
         reset(&inside);
     };
@@ -92,7 +94,10 @@ async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
         let mut buffer = vec![0; CHUNK];
         loop {
             match from.try_read(&mut buffer) {
-                Ok(0) => return rustix::net::shutdown(to, rustix::net::Shutdown::Write).map_err(Into::into),
+                Ok(0) => {
+                    return rustix::net::shutdown(to, rustix::net::Shutdown::Write)
+                        .map_err(Into::into);
+                }
                 Ok(length) => write(to, buffer.get(..length).unwrap_or_default()).await?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),

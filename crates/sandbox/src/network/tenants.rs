@@ -20,8 +20,6 @@ use crate::dns;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub(crate) u32);
 
-/// Connections and datagram flows one container may have open.
-const FLOWS: usize = 1024;
 /// The same for all containers together; each needs two descriptors.
 const ALL_FLOWS: usize = 16 * 1024;
 /// Name queries one container may have open.
@@ -34,6 +32,8 @@ pub(super) struct Tenants {
     state: Mutex<State>,
     /// Belongs to the engine's namespace.
     filter: Mutex<Socket>,
+    /// How many one container may have open.
+    flows_each: usize,
     flows: Arc<Semaphore>,
 }
 
@@ -113,9 +113,20 @@ impl Drop for Place {
 }
 
 impl Tenants {
-    pub(super) fn new(subnet: Subnet, filter: Socket) -> Tenants {
-        let state = State { addresses: Addresses::new(subnet), next: 1, sessions: HashMap::new(), tenants: HashMap::new() };
-        Tenants { subnet, state: Mutex::new(state), filter: Mutex::new(filter), flows: Arc::new(Semaphore::new(ALL_FLOWS)) }
+    pub(super) fn new(subnet: Subnet, flows_each: usize, filter: Socket) -> Tenants {
+        let state = State {
+            addresses: Addresses::new(subnet),
+            next: 1,
+            sessions: HashMap::new(),
+            tenants: HashMap::new(),
+        };
+        Tenants {
+            subnet,
+            state: Mutex::new(state),
+            filter: Mutex::new(filter),
+            flows_each,
+            flows: Arc::new(Semaphore::new(ALL_FLOWS)),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -153,8 +164,14 @@ impl Tenants {
     /// An address for a namespace that is being made.
     pub(super) fn address(self: &Arc<Tenants>) -> Result<Address, Problem> {
         let address = self.state().addresses.take();
-        let none = || Problem { step: Why::NoAddress(self.subnet), source: std::io::ErrorKind::AddrNotAvailable.into() };
-        Ok(Address { address: address.ok_or_else(none)?, tenants: Arc::clone(self) })
+        let none = || Problem {
+            step: Why::NoAddress(self.subnet),
+            source: std::io::ErrorKind::AddrNotAvailable.into(),
+        };
+        Ok(Address {
+            address: address.ok_or_else(none)?,
+            tenants: Arc::clone(self),
+        })
     }
 
     /// Gives a made namespace's address to a session.
@@ -162,22 +179,35 @@ impl Tenants {
         let tenant = Tenant {
             session,
             stay: watch::Sender::new(()),
-            flows: Arc::new(Semaphore::new(FLOWS)),
+            flows: Arc::new(Semaphore::new(self.flows_each)),
             queries: Arc::new(Semaphore::new(QUERIES)),
         };
         {
             let mut state = self.state();
-            state.sessions.get_mut(&session).ok_or(TakeError::Closed)?.push(address.address);
+            state
+                .sessions
+                .get_mut(&session)
+                .ok_or(TakeError::Closed)?
+                .push(address.address);
             state.tenants.insert(address.address, tenant);
         }
-        let member = Member { session: session.0, address: address.address };
+        let member = Member {
+            session: session.0,
+            address: address.address,
+        };
         let place = Place { session, address };
-        self.filter().apply(&rules::admit(member)).why("admit the container to its session").map_err(TakeError::Admit)?;
+        self.filter()
+            .apply(&rules::admit(member))
+            .why("admit the container to its session")
+            .map_err(TakeError::Admit)?;
         Ok(place)
     }
 
     fn expel(&self, session: SessionId, address: Ipv4Addr) {
-        if let Err(error) = self.filter().apply(&rules::expel(Member { session: session.0, address })) {
+        if let Err(error) = self.filter().apply(&rules::expel(Member {
+            session: session.0,
+            address,
+        })) {
             tracing::debug!(%address, %error, "packet filter did not know the container");
         }
     }
@@ -191,7 +221,11 @@ impl Tenants {
         };
         let own = own.try_acquire_owned().ok()?;
         let all = Arc::clone(&self.flows).try_acquire_owned().ok()?;
-        Some(Pass { _own: own, _all: all, stay })
+        Some(Pass {
+            _own: own,
+            _all: all,
+            stay,
+        })
     }
 }
 
@@ -212,6 +246,9 @@ impl dns::Clients for Tenants {
             let tenant = state.tenants.get(&address)?;
             (tenant.session, Arc::clone(&tenant.queries))
         };
-        Some(dns::Client { session, permit: queries.try_acquire_owned().ok()? })
+        Some(dns::Client {
+            session,
+            _permit: queries.try_acquire_owned().ok()?,
+        })
     }
 }

@@ -12,13 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    net::UdpSocket,
-    sync::mpsc,
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{io::Interest, net::UdpSocket, sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
     namespace::{self, Inside},
@@ -46,7 +40,7 @@ type Key = (SocketAddrV4, SocketAddrV4);
 /// The socket for first datagrams, and the flows.
 #[derive(Debug)]
 pub(super) struct Proxy {
-    socket: AsyncFd<std::net::UdpSocket>,
+    socket: UdpSocket,
     tenants: Arc<Tenants>,
     outside: Arc<Outside>,
     inside: Inside,
@@ -55,9 +49,21 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn new(socket: std::net::UdpSocket, tenants: Arc<Tenants>, outside: Arc<Outside>, inside: Inside) -> io::Result<Proxy> {
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
-        Ok(Proxy { socket, tenants, outside, inside, flows: HashMap::new(), running: JoinSet::new() })
+    pub(super) fn new(
+        socket: std::net::UdpSocket,
+        tenants: Arc<Tenants>,
+        outside: Arc<Outside>,
+        inside: Inside,
+    ) -> io::Result<Proxy> {
+        let socket = UdpSocket::from_std(socket)?;
+        Ok(Proxy {
+            socket,
+            tenants,
+            outside,
+            inside,
+            flows: HashMap::new(),
+            running: JoinSet::new(),
+        })
     }
 
     /// Serves until dropped; dropping it ends all flows.
@@ -87,7 +93,9 @@ impl Proxy {
             drop(flow.try_send(datagram));
             return;
         }
-        let Some(pass) = self.tenants.pass(*key.0.ip()) else { return };
+        let Some(pass) = self.tenants.pass(*key.0.ip()) else {
+            return;
+        };
         let (sender, early) = mpsc::channel(EARLY);
         drop(sender.try_send(datagram));
         self.flows.insert(key, sender);
@@ -99,9 +107,9 @@ impl Proxy {
     }
 }
 
-async fn first(socket: &AsyncFd<std::net::UdpSocket>) -> io::Result<(Key, Box<[u8]>)> {
+async fn first(socket: &UdpSocket) -> io::Result<(Key, Box<[u8]>)> {
     socket
-        .async_io(Interest::READABLE, |socket| {
+        .async_io(Interest::READABLE, || {
             BUFFER.with_borrow_mut(|buffer| {
                 let datagram = sys::netns::receive(socket, buffer)?;
                 let bytes = buffer.get(..datagram.length).unwrap_or_default();
@@ -111,7 +119,13 @@ async fn first(socket: &AsyncFd<std::net::UdpSocket>) -> io::Result<(Key, Box<[u
         .await
 }
 
-async fn flow(key: Key, early: mpsc::Receiver<Box<[u8]>>, mut pass: Pass, outside: Arc<Outside>, inside: Inside) {
+async fn flow(
+    key: Key,
+    early: mpsc::Receiver<Box<[u8]>>,
+    mut pass: Pass,
+    outside: Arc<Outside>,
+    inside: Inside,
+) {
     let (container, to) = key;
     let work = async {
         let out = match outside.datagrams(to).await {
@@ -121,7 +135,11 @@ async fn flow(key: Key, early: mpsc::Receiver<Box<[u8]>>, mut pass: Pass, outsid
                 return;
             }
         };
-        let back = match inside.run(move || answering(container, to)).await.and_then(|made| UdpSocket::from_std(made?)) {
+        let back = match inside
+            .run(move || answering(container, to))
+            .await
+            .and_then(|made| UdpSocket::from_std(made?))
+        {
             Ok(back) => back,
             Err(error) => {
                 tracing::debug!(%to, %error, "cannot answer a container's datagram");
@@ -132,7 +150,11 @@ async fn flow(key: Key, early: mpsc::Receiver<Box<[u8]>>, mut pass: Pass, outsid
         if out.writable().await.and(back.writable().await).is_err() {
             return;
         }
-        let silence = if to.port() == 53 { QUERY_SILENCE } else { SILENCE };
+        let silence = if to.port() == 53 {
+            QUERY_SILENCE
+        } else {
+            SILENCE
+        };
         relay(&out, &back, early, silence).await;
     };
     tokio::select! {
@@ -149,7 +171,12 @@ fn answering(container: SocketAddrV4, to: SocketAddrV4) -> io::Result<std::net::
 }
 
 /// Moves datagrams both ways until silence or refusal.
-async fn relay(out: &UdpSocket, back: &UdpSocket, mut early: mpsc::Receiver<Box<[u8]>>, silence: Duration) {
+async fn relay(
+    out: &UdpSocket,
+    back: &UdpSocket,
+    mut early: mpsc::Receiver<Box<[u8]>>,
+    silence: Duration,
+) {
     let idle = tokio::time::sleep(silence);
     tokio::pin!(idle);
     loop {
@@ -174,7 +201,10 @@ fn burst(from: &UdpSocket, to: &UdpSocket) -> io::Result<()> {
     BUFFER.with_borrow_mut(|buffer| {
         for _ in 0..BURST {
             match from.try_recv(buffer) {
-                Ok(length) => passable(to.try_send(buffer.get(..length).unwrap_or_default()).map(drop))?,
+                Ok(length) => passable(
+                    to.try_send(buffer.get(..length).unwrap_or_default())
+                        .map(drop),
+                )?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
@@ -186,7 +216,12 @@ fn burst(from: &UdpSocket, to: &UdpSocket) -> io::Result<()> {
 /// A datagram may be lost where there is no room for it, or where it is too long for the way.
 fn passable(sent: io::Result<()>) -> io::Result<()> {
     match sent {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::EMSGSIZE) => Ok(()),
+        Err(error)
+            if error.kind() == io::ErrorKind::WouldBlock
+                || error.raw_os_error() == Some(libc::EMSGSIZE) =>
+        {
+            Ok(())
+        }
         sent => sent,
     }
 }
