@@ -15,6 +15,7 @@ use sys::mount::Overlay;
 use crate::{
     DiskError, Inner, Snapshot, Store, disk,
     disk::on,
+    slots::Slot,
     snapshot::EMPTY_LAYER,
     tree::{self, Place, Tree, TreeError},
 };
@@ -22,14 +23,24 @@ use crate::{
 /// A tree being written. [`Draft::commit`] makes it a snapshot; dropping it throws it away.
 #[derive(Debug)]
 pub struct Draft {
-    id: u64,
     store: Arc<Inner>,
     parent: Option<Snapshot>,
-    dir: PathBuf,
+    /// There until the draft is dropped.
+    slot: Option<Slot>,
     upper: PathBuf,
     /// Each mount gets a work directory of its own: a volatile one cannot be mounted twice.
     mounts: AtomicU32,
+    state: State,
     tree: Mutex<Weak<Place>>,
+}
+
+/// What is known of the upper directory when the draft is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It may hold anything.
+    Unknown,
+    /// It is empty and looks like the parent's root.
+    Unchanged,
 }
 
 /// Why a draft did not become a snapshot.
@@ -56,19 +67,13 @@ impl Store {
     /// When its directories cannot be made.
     pub fn draft(&self, parent: Option<&Snapshot>) -> Result<Draft, DiskError> {
         let store = self.inner.clone();
-        let id = store.new_id();
-        let dir = store.layout.draft(id);
-        let upper = dir.join("upper");
-        fs::create_dir(&dir).map_err(on("create", &dir))?;
+        let slot = store.take_slot()?;
+        let upper = slot.upper();
         let parent = parent.filter(|p| !p.layer_ids().is_empty()).cloned();
-        let draft = Draft { id, store, parent, dir, upper, mounts: AtomicU32::new(0), tree: Mutex::default() };
-        disk::make_dir(&draft.upper, 0o755)?;
-        if let Some(root) = draft.parent_root() {
-            // An overlay's root is its upper directory: it must look like the root it replaces.
-            tree::copy_root_metadata(&root, &draft.upper)?;
-            let work = draft.dir.join("work");
-            fs::create_dir(&work).map_err(on("create", &work))?;
-        }
+        let (mounts, tree) = (AtomicU32::new(0), Mutex::default());
+        let draft = Draft { store, parent, slot: Some(slot), upper, mounts, state: State::Unknown, tree };
+        // An overlay's root is its upper directory: it must look like the root it replaces.
+        tree::copy_root_metadata(&draft.parent_root(), &draft.upper)?;
         Ok(draft)
     }
 }
@@ -87,11 +92,8 @@ impl Draft {
             Some(parent) => parent.layers(),
             None => vec![self.store.layout.layer(EMPTY_LAYER)],
         };
-        let all = self.dir.join("work");
-        let work = all.join(self.mounts.fetch_add(1, Ordering::Relaxed).to_string());
-        if let Err(error) = fs::create_dir_all(&work) {
-            tracing::debug!(path = %work.display(), %error, "cannot make a work directory");
-        }
+        let n = self.mounts.fetch_add(1, Ordering::Relaxed);
+        let work = self.slot.as_ref().map(|slot| slot.work(&self.store, n)).unwrap_or_default();
         Overlay { lower, upper: Some((self.upper.clone(), work)) }
     }
 
@@ -120,15 +122,18 @@ impl Draft {
     ///
     /// # Errors
     /// When the layer cannot be moved to its place, or a long chain cannot be squashed; the draft is lost.
-    pub fn commit(self) -> Result<Snapshot, CommitError> {
-        match self.unchanged()? {
-            Some(Unchanged::Parent(parent)) => return Ok(parent),
-            Some(Unchanged::Empty) => return Ok(Store { inner: self.store.clone() }.empty()?),
-            None => {}
+    pub fn commit(mut self) -> Result<Snapshot, CommitError> {
+        if self.is_unchanged()? {
+            self.state = State::Unchanged;
+            return match &self.parent {
+                Some(parent) => Ok(parent.clone()),
+                None => Ok(Store { inner: self.store.clone() }.empty()?),
+            };
         }
-        let layer = self.store.layout.layer(self.id);
+        let id = self.store.new_id();
+        let layer = self.store.layout.layer(id);
         disk::rename(&self.upper, &layer)?;
-        let mut layers = vec![self.id];
+        let mut layers = vec![id];
         if let Some(parent) = &self.parent {
             layers.extend_from_slice(parent.layer_ids());
         }
@@ -143,39 +148,32 @@ impl Draft {
         Ok(self.store.enter(layers))
     }
 
-    fn parent_root(&self) -> Option<PathBuf> {
-        self.parent.as_ref().and_then(|parent| parent.layers().into_iter().next())
+    /// The directory that the upper one covers.
+    fn parent_root(&self) -> PathBuf {
+        let parent = self.parent.as_ref().and_then(|parent| parent.layers().into_iter().next());
+        parent.unwrap_or_else(|| self.store.layout.layer(EMPTY_LAYER))
     }
 
-    /// What the draft is, if nothing was written to it.
-    fn unchanged(&self) -> Result<Option<Unchanged>, DiskError> {
+    /// Whether nothing was written.
+    fn is_unchanged(&self) -> Result<bool, DiskError> {
         let upper = disk::open_dir(&self.upper)?;
         if !tree::is_empty_dir(upper.as_fd()).map_err(on("list", &self.upper))? {
-            return Ok(None);
+            return Ok(false);
         }
-        let now = fs::metadata(&self.upper).map_err(on("look at", &self.upper))?;
+        let root = self.parent_root();
         let looks = |m: &fs::Metadata| (m.mode(), m.uid(), m.gid());
-        match (&self.parent, self.parent_root()) {
-            (Some(parent), Some(root)) => {
-                let was = fs::metadata(&root).map_err(on("look at", &root))?;
-                let same = looks(&now) == looks(&was) && tree::same_xattrs(&self.upper, &root).map_err(on("look at", &root))?;
-                Ok(same.then(|| Unchanged::Parent(parent.clone())))
-            }
-            _ => Ok((looks(&now) == (0o40755, 0, 0)).then_some(Unchanged::Empty)),
-        }
+        let now = fs::metadata(&self.upper).map_err(on("look at", &self.upper))?;
+        let was = fs::metadata(&root).map_err(on("look at", &root))?;
+        Ok(looks(&now) == looks(&was) && tree::same_xattrs(&self.upper, &root).map_err(on("look at", &root))?)
     }
-}
-
-enum Unchanged {
-    Parent(Snapshot),
-    Empty,
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // After a commit this holds overlayfs's work directory, which must be gone before the layer is mounted as a lower
-        // one only in so far as nothing may use it any more.
-        self.store.trash.take_or_warn(&self.dir);
+        let mounts = *self.mounts.get_mut();
+        if let Some(slot) = self.slot.take() {
+            self.store.give_back(slot, mounts, self.state == State::Unchanged && mounts == 0);
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //!   blobs/sha256/ab/abcd…    whole and verified; nothing else ever has such a name
 //!   ingest/<hex>             blobs on their way, kept to be resumed
 //!   layers/<id>/             one committed layer: what was the upper directory of a draft. Never changes again
-//!   drafts/<id>/upper        a tree being written
+//!   drafts/<id>/upper        a tree being written; used again for another
 //!   drafts/<id>/work/<n>     overlayfs's own, one per mount
 //!   volumes/<hash>/data      a cache volume
 //!   tmp/<id>                 scratch of running work
@@ -35,6 +35,7 @@ mod layout;
 mod open;
 mod prune;
 mod results;
+mod slots;
 mod snapshot;
 mod squash;
 mod table;
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     facts: facts::Facts,
     blobs: blobs::Blobs,
     volumes: volumes::Volumes,
+    slots: slots::Slots,
     pub(crate) writer: writer::Writer,
     pub(crate) trash: Arc<trash::Trash>,
     prune_lock: std::sync::Mutex<()>,

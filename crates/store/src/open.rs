@@ -133,6 +133,7 @@ impl Store {
             facts: crate::Facts::new(reader, inner.clone()),
             blobs: crate::Blobs::new(loaded.blobs, inner.clone()),
             volumes: volumes::Volumes::new(loaded.volumes),
+            slots: crate::slots::Slots::default(),
             next_id: AtomicU64::new(first),
             prune_lock: Mutex::new(()),
             layout,

@@ -368,7 +368,7 @@ pub(super) fn copy_contents(from: &File, to: &mut File, stat: &Stat) -> io::Resu
     if stat.size > SMALL as u64 && copy_in_kernel(from, to, stat.size)? {
         return Ok(());
     }
-    copy_by_hand(from, to, u64::MAX)
+    copy_by_hand(from, to, stat.size)
 }
 
 /// Whether the kernel could do it. Positions advance on both sides.
@@ -387,16 +387,20 @@ fn copy_in_kernel(from: &File, to: &File, size: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-fn copy_by_hand(mut from: &File, to: &mut File, mut limit: u64) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER.min(usize::try_from(limit).unwrap_or(BUFFER)).max(1)];
-    while limit > 0 {
-        let want = buffer.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
-        let n = from.read(buffer.get_mut(..want).unwrap_or_default())?;
-        if n == 0 {
-            return Ok(());
-        }
+/// Copies `size` bytes, or up to the end if that comes first.
+fn copy_by_hand(mut from: &File, to: &mut File, size: u64) -> io::Result<()> {
+    let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER).min(BUFFER)];
+    let mut left = size;
+    while left > 0 {
+        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let n = match from.read(buffer.get_mut(..want).unwrap_or_default()) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
         to.write_all(buffer.get(..n).unwrap_or_default())?;
-        limit = limit.saturating_sub(n as u64);
+        left = left.saturating_sub(n as u64);
     }
     Ok(())
 }

@@ -169,11 +169,19 @@ fn retry_larger(buf: &mut Vec<u8>, mut call: impl FnMut(&mut Vec<u8>) -> rustix:
     }
 }
 
-/// Makes a new layer's root look like the root it covers.
+/// Makes a new layer's root look exactly like the root it covers.
 pub(crate) fn copy_root_metadata(from: &Path, to: &Path) -> Result<(), DiskError> {
     let (source, target) = (disk::open_dir(from)?, disk::open_dir(to)?);
     let copy = || {
         let stat = super::fstat(source.as_fd())?;
+        let mut old = Vec::new();
+        each_xattr(&Attrs::Open(target.as_fd()), |name, _| {
+            old.push(name.to_vec());
+            Ok(())
+        })?;
+        for name in old {
+            rustix::fs::fremovexattr(&target, name)?;
+        }
         set_own_metadata(source.as_fd(), target.as_fd(), &stat)
     };
     copy().map_err(|e| DiskError::new("set the owner of", to, e))
