@@ -17,7 +17,7 @@ use crate::{
     disk::on,
     slots::Slot,
     snapshot::EMPTY_LAYER,
-    tree::{self, Place, Tree, TreeError},
+    tree::{self, CopyOptions, Place, Tree, TreeError},
 };
 
 /// A tree being written. [`Draft::commit`] makes it a snapshot; dropping it throws it away.
@@ -75,6 +75,55 @@ impl Store {
         // An overlay's root is its upper directory: it must look like the root it replaces.
         tree::copy_root_metadata(&draft.parent_root(), &draft.upper)?;
         Ok(draft)
+    }
+}
+
+impl Store {
+    /// A snapshot in which directory `from` of `source` is copied to `to` of `parent`, as [`Tree::copy_dir`] does it. If the
+    /// source is one layer, its files are not copied but shared, without any mount; otherwise they are copied.
+    ///
+    /// # Errors
+    /// As [`Tree::copy_dir`], or when the layer cannot be made.
+    pub fn copied(
+        &self,
+        parent: Option<&Snapshot>,
+        source: &Snapshot,
+        from: impl AsRef<[u8]>,
+        to: impl AsRef<[u8]>,
+        options: &CopyOptions,
+    ) -> Result<Snapshot, CopiedError> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        let below = match parent {
+            Some(parent) => parent.tree()?,
+            None => self.empty()?.tree()?,
+        };
+        let files = source.tree()?;
+        if source.layer_ids().len() == 1 {
+            let draft = self.draft(parent)?;
+            if Tree::open_dir(draft.upper())?.share_dir(&below, &files, from, to, options)? {
+                return Ok(draft.commit()?);
+            }
+        }
+        let draft = self.draft(parent)?;
+        draft.tree()?.copy_dir(&files, from, to, options)?;
+        Ok(draft.commit()?)
+    }
+}
+
+/// Why [`Store::copied`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CopiedError {
+    /// The copy itself.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// Making the snapshot.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl From<DiskError> for CopiedError {
+    fn from(error: DiskError) -> CopiedError {
+        CopiedError::Tree(error.into())
     }
 }
 

@@ -53,7 +53,7 @@ use std::{
 pub use blobs::{Blobs, Ingest, IngestError};
 pub use db::DbError;
 pub use disk::DiskError;
-pub use draft::{CommitError, Draft};
+pub use draft::{CommitError, CopiedError, Draft};
 pub use facts::Facts;
 pub use open::OpenError;
 pub use prune::{Policy, Report, Rule};

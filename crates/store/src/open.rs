@@ -163,7 +163,7 @@ fn prepare_dir(dir: &Path) -> Result<PathBuf, OpenError> {
     // Not resolved: a link may be the only way there, as it is for a mount that has no place in the tree.
     let dir = std::path::absolute(dir).map_err(on("resolve", dir))?;
     let stat = rustix::fs::statfs(&dir).map_err(on("look at", &dir))?;
-    if i64::from(stat.f_type) == OVERLAYFS_MAGIC {
+    if stat.f_type == OVERLAYFS_MAGIC {
         return Err(OpenError::OnOverlay { dir });
     }
     Ok(dir)

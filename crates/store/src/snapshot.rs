@@ -12,6 +12,7 @@ use crate::{
     DiskError, Inner, Store,
     db::Write,
     disk,
+    table::Found,
     tree::{Place, Tree, TreeError},
 };
 
@@ -154,7 +155,7 @@ impl Inner {
     /// A handle to a known snapshot.
     pub(crate) fn snapshot(self: &Arc<Inner>, id: SnapshotId) -> Option<Snapshot> {
         let mut table = self.table.lock();
-        let (layers, live) = table.find(id)?;
+        let Found { layers, live } = table.find(id)?;
         let live = live.unwrap_or_else(|| {
             let live = Arc::new(Live { id, layers, store: self.clone(), tree: Mutex::default() });
             table.set_live(id, &live);
@@ -176,7 +177,7 @@ impl Inner {
         if known.is_none() {
             table.insert(id.0, layers.clone());
         }
-        let live = known.and_then(|(_, live)| live).unwrap_or_else(|| {
+        let live = known.and_then(|found| found.live).unwrap_or_else(|| {
             let live = Arc::new(Live { id, layers, store: self.clone(), tree: Mutex::default() });
             table.set_live(id, &live);
             live

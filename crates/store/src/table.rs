@@ -30,6 +30,13 @@ struct Row {
     live: Weak<Live>,
 }
 
+/// A known snapshot.
+pub(crate) struct Found {
+    pub(crate) layers: Arc<[u64]>,
+    /// The handle others hold, if any does.
+    pub(crate) live: Option<Arc<Live>>,
+}
+
 impl Table {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -45,9 +52,13 @@ impl State {
         self.snapshots.insert(id, Row { layers, results: 0, live: Weak::new() });
     }
 
-    /// The layers of a snapshot, and the handle others hold, if any does.
-    pub(crate) fn find(&self, id: SnapshotId) -> Option<(Arc<[u64]>, Option<Arc<Live>>)> {
-        self.snapshots.get(&id.0).map(|row| (row.layers.clone(), row.live.upgrade()))
+    /// Looks a snapshot up. Do not drop the answer while the table is locked.
+    pub(crate) fn find(&self, id: SnapshotId) -> Option<Found> {
+        self.snapshots.get(&id.0).map(|row| Found { layers: row.layers.clone(), live: row.live.upgrade() })
+    }
+
+    pub(crate) fn layers_of(&self, id: SnapshotId) -> Option<Arc<[u64]>> {
+        self.snapshots.get(&id.0).map(|row| row.layers.clone())
     }
 
     pub(crate) fn set_live(&mut self, id: SnapshotId, live: &Arc<Live>) {

@@ -85,9 +85,11 @@ impl Inner {
             let table = self.table.lock();
             for result in seen {
                 let mut layers = Vec::new();
-                for (of, _) in result.outputs.iter().filter_map(|id| table.find(SnapshotId(*id))) {
-                    layers.extend(of.iter().copied().filter(|layer| !layers.contains(layer)).collect::<Vec<_>>());
+                for of in result.outputs.iter().filter_map(|id| table.layers_of(SnapshotId(*id))) {
+                    layers.extend_from_slice(&of);
                 }
+                layers.sort_unstable();
+                layers.dedup();
                 items.push(Item {
                     kind: EntryKind::Result,
                     id: to_hex(&result.key),
@@ -162,16 +164,15 @@ impl Inner {
     }
 }
 
-/// Bytes on disk of everything below a directory; what cannot be seen counts nothing.
+/// Bytes on disk of everything below a directory, roughly; what cannot be seen counts nothing.
 fn blocks_below(dir: &std::path::Path) -> u64 {
     let mut total = 0_u64;
-    let mut seen = HashSet::new();
     let measured = Tree::open_dir(dir).and_then(|tree| {
         tree.walk("", &mut |walked| {
             let stat = walked.stat;
-            if stat.is_dir() || stat.nlink < 2 || seen.insert((stat.dev, stat.ino)) {
-                total = total.saturating_add(stat.blocks.saturating_mul(512));
-            }
+            // A file with several names, here or in other layers, costs each of them its share.
+            let names = if stat.is_dir() { 1 } else { stat.nlink.max(1) };
+            total = total.saturating_add(stat.blocks.saturating_mul(512) / names);
             Ok(())
         })
     });

@@ -137,10 +137,8 @@ impl Loop {
 
     fn batch(&mut self, batch: Vec<Message>) {
         let result = self.commit(&batch);
-        if let Err(error) = &result {
-            if self.failed.is_none() {
-                tracing::warn!(%error, "cannot record results; the cache works from memory until the next start");
-            }
+        if let (Err(error), None) = (&result, &self.failed) {
+            tracing::warn!(%error, "cannot record results; the cache works from memory until the next start");
         }
         self.whole &= result.is_ok();
         self.failed = result.err();

@@ -15,7 +15,7 @@ use rustix::{
 
 use super::{
     Kind, Stat, Tree, TreeError, diff, fstat, lstat,
-    meta::{Owner, copy_named_xattrs, set_metadata, set_named_metadata},
+    meta::{Owner, copy_named_xattrs, own_and_mode, set_metadata, set_named_metadata, set_own_metadata},
     names_of, on, open_child_dir,
     path::{Parents, open_in, parts, relative},
     remove::remove_any,
@@ -59,13 +59,65 @@ impl Tree {
         options: &CopyOptions,
     ) -> Result<(), TreeError> {
         let (from, to) = (from.as_ref(), to.as_ref());
-        let filter = Filter::new(&options.include, &options.exclude)?;
+        let copier = Copier::new(Filter::new(&options.include, &options.exclude)?, options.owner);
         let from_dir = source.open_source_dir(from)?;
-        let stat = fstat(from_dir.as_fd()).map_err(on("look at", from))?;
         let top = self.make_top(to, options.owner)?;
-        Copier::new(filter, options.owner).run(from_dir.as_fd(), top.as_fd(), None)?;
-        let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
-        set_metadata(from_dir.as_fd(), top.as_fd(), &stat, Owner::of(options.owner), mode).map_err(on("set the mode of", to))
+        copy_top(copier, from_dir.as_fd(), top.as_fd(), to, options)
+    }
+
+    /// [`Tree::copy_dir`] into the bare upper directory of a draft whose tree is `below` so far. Files are not copied but get
+    /// a second name, so neither side may be written to again. Answers `false`, having made nothing that matters, when `to`
+    /// leads through a link, which only a mount can follow.
+    pub(crate) fn share_dir(
+        &self,
+        below: &Tree,
+        source: &Tree,
+        from: &[u8],
+        to: &[u8],
+        options: &CopyOptions,
+    ) -> Result<bool, TreeError> {
+        let copier = Copier::new(Filter::new(&options.include, &options.exclude)?, options.owner).sharing();
+        let from_dir = source.open_source_dir(from)?;
+        match self.cover(below, to, options.owner)? {
+            Some(top) => copy_top(copier, from_dir.as_fd(), top.as_fd(), to, options).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Makes `path` in a bare upper directory, with directories above it that look like those they cover.
+    fn cover(&self, below: &Tree, path: &[u8], owner: Option<(u32, u32)>) -> Result<Option<OwnedFd>, TreeError> {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| TreeError::io("open", path, e));
+        let (mut made, mut covered) = (own(self.root())?, Some(own(below.root())?));
+        let parts = parts(path);
+        for (at, part) in parts.iter().enumerate() {
+            if part.len() > 255 {
+                return Err(TreeError::NameTooLong);
+            }
+            let there = match &covered {
+                Some(dir) => lstat(dir.as_fd(), part).map_err(on("look at", path))?,
+                None => None,
+            };
+            covered = match (there, covered) {
+                (Some(stat), Some(dir)) if stat.is_dir() => {
+                    Some(open_child_dir(dir.as_fd(), part).map_err(on("open", path))?)
+                }
+                (Some(stat), _) if stat.kind == Kind::Symlink => return Ok(None),
+                // A file in the place of the directory is replaced; one above it is an error.
+                (Some(_), _) if at + 1 < parts.len() => return Err(on("open", path)(Errno::NOTDIR)),
+                _ => None,
+            };
+            rustix::fs::mkdirat(&made, *part, Mode::from_raw_mode(0o755)).map_err(on("create", path))?;
+            made = open_child_dir(made.as_fd(), part).map_err(on("open", path))?;
+            match &covered {
+                Some(dir) => {
+                    let stat = fstat(dir.as_fd()).map_err(on("look at", path))?;
+                    set_own_metadata(dir.as_fd(), made.as_fd(), &stat)
+                }
+                None => own_and_mode(made.as_fd(), Owner::of(owner), 0o755),
+            }
+            .map_err(on("set the mode of", path))?;
+        }
+        Ok(Some(made))
     }
 
     /// Copies file `from` of another tree to exactly the name `to`, replacing whatever has it, even a directory.
@@ -123,6 +175,20 @@ impl Tree {
     }
 }
 
+/// Copies what is in a directory, and how the directory looks.
+fn copy_top(
+    copier: Copier,
+    from: BorrowedFd<'_>,
+    top: BorrowedFd<'_>,
+    shown: &[u8],
+    options: &CopyOptions,
+) -> Result<(), TreeError> {
+    let stat = fstat(from).map_err(on("look at", shown))?;
+    copier.run(from, top, None)?;
+    let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
+    set_metadata(from, top, &stat, Owner::of(options.owner), mode).map_err(on("set the mode of", shown))
+}
+
 /// A copy under way. It keeps its own stack: the depth of a tree is not ours to trust.
 pub(super) struct Copier {
     filter: Filter,
@@ -131,6 +197,7 @@ pub(super) struct Copier {
     levels: Vec<Level>,
     /// Where files with several names were copied to first, relative to the top.
     linked: HashMap<(u64, u64), Vec<u8>>,
+    share: bool,
 }
 
 /// A directory of the source that is being visited.
@@ -156,7 +223,13 @@ struct Made {
 
 impl Copier {
     pub(super) fn new(filter: Filter, owner: Option<(u32, u32)>) -> Copier {
-        Copier { filter, owner, path: Vec::new(), levels: Vec::new(), linked: HashMap::new() }
+        Copier { filter, owner, path: Vec::new(), levels: Vec::new(), linked: HashMap::new(), share: false }
+    }
+
+    /// Gives files that change nothing a second name instead of copying them. For targets that are never written to again.
+    pub(super) fn sharing(mut self) -> Copier {
+        self.share = true;
+        self
     }
 
     /// Copies what is in `source` into `top`; with `lower`, only what that does not have equally.
@@ -276,6 +349,16 @@ impl Copier {
         let (Some(top), Some(level)) = (self.levels.first(), self.levels.last()) else { return Ok(()) };
         let (Some(top), Some(made)) = (&top.made, &level.made) else { return Ok(()) };
         let (source, dir) = (level.source.as_fd(), made.dir.as_fd());
+        let owner = self.owner_of(stat);
+        if self.share && stat.kind == Kind::File && owner == (Owner { uid: stat.uid, gid: stat.gid }) {
+            clear(dir, name, made.fresh).map_err(on("replace", &self.path))?;
+            match rustix::fs::linkat(source, name, dir, name, AtFlags::empty()) {
+                Ok(()) => return Ok(()),
+                // Too many names for one file, or a file system that has no second ones.
+                Err(Errno::MLINK | Errno::XDEV | Errno::PERM) => {}
+                Err(e) => return Err(on("link", &self.path)(e)),
+            }
+        }
         let several = stat.kind == Kind::File && stat.nlink > 1;
         let key = (stat.dev, stat.ino);
         if let (true, Some(first)) = (several, self.linked.get(&key)) {
@@ -287,7 +370,6 @@ impl Copier {
                 Err(e) => return Err(on("link", &self.path)(e)),
             }
         }
-        let owner = self.owner_of(stat);
         if stat.kind == Kind::File {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let from: File = rustix::fs::openat(source, name, flags, Mode::empty()).map_err(on("open", &self.path))?.into();

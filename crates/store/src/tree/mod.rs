@@ -246,7 +246,7 @@ impl Stat {
             rdev: stat.st_rdev,
             dev: stat.st_dev,
             ino: stat.st_ino,
-            nlink: stat.st_nlink as u64,
+            nlink: stat.st_nlink,
         }
     }
 

@@ -14,6 +14,9 @@ const NAME_MAX: usize = 255;
 /// Links followed before giving up, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
 
+/// How often the kernel may ask to try again.
+const AGAIN_MAX: usize = 10_000;
+
 /// The parts of a path; `.` and `..` resolved as text, as the API does, and the root as the limit.
 pub(super) fn parts(path: &[u8]) -> Vec<&[u8]> {
     let mut parts: Vec<&[u8]> = Vec::new();
@@ -36,7 +39,15 @@ pub(super) fn relative(parts: &[&[u8]]) -> Vec<u8> {
 pub(super) fn open_in(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b".".as_slice() } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    let open = || rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+    for _ in 0..AGAIN_MAX {
+        match open() {
+            // Something was renamed or mounted, anywhere, while a `..` was followed: see openat2(2).
+            Err(Errno::AGAIN) => std::hint::spin_loop(),
+            other => return other,
+        }
+    }
+    open()
 }
 
 /// Modes and owner of directories that are made on the way.

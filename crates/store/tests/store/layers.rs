@@ -345,6 +345,62 @@ fn root_a_diff_of_layers_is_what_the_upper_ones_brought() {
 }
 
 #[test]
+fn root_a_directory_is_shared_where_it_can_be() {
+    if !is_root() {
+        return;
+    }
+    let dir = dir();
+    let store = open(&dir);
+    let base = edited(&store, None, |tree| {
+        tree.write_file("a/b/old", b"old", 0o644, None).unwrap();
+        tree.write_file("a/b/f", b"old", 0o644, None).unwrap();
+        tree.write_file("a/b/sub/deep", b"old", 0o644, None).unwrap();
+        tree.write_file("a/b/was", b"a file", 0o644, None).unwrap();
+        tree.write_file("file", b"x", 0o644, None).unwrap();
+        tree.symlink("a", "link").unwrap();
+        tree.set_owner("a", 7, 8).unwrap();
+    });
+    let base = with_file(&store, Some(&base), "second", "layer");
+    let source = edited(&store, None, |tree| {
+        tree.write_file("s/f", b"new", 0o600, Some((1, 2))).unwrap();
+        tree.write_file("s/sub/more", b"new", 0o644, None).unwrap();
+        tree.write_file("s/was/inner", b"new", 0o644, None).unwrap();
+        tree.make_dir("s/empty", 0o700, None).unwrap();
+        tree.set_times("/", 1_000_000_000).unwrap();
+    });
+    let deep = with_file(&store, Some(&source), "s/z", "z");
+    let owned = CopyOptions { owner: Some((5, 6)), ..CopyOptions::default() };
+    let filtered = CopyOptions { exclude: vec!["sub".into()], ..CopyOptions::default() };
+    for source in [&source, &deep] {
+        for to in ["/", "a/b", "/a/b/new/deep", "file", "link/b", "link", "a/b/was"] {
+            for options in [&CopyOptions::default(), &owned, &filtered] {
+                for parent in [Some(&base), None] {
+                    let shared = store.copied(parent, source, "s", to, options).unwrap();
+                    let copied = edited(&store, parent, |tree| {
+                        tree.copy_dir(&source.tree().unwrap(), "s", to, options).unwrap();
+                    });
+                    let digest = |s: &Snapshot| s.tree().unwrap().digest("/").unwrap();
+                    assert_eq!(paths(&shared), paths(&copied), "to {to} with {options:?}");
+                    assert_eq!(digest(&shared), digest(&copied), "to {to} with {options:?}");
+                }
+            }
+        }
+    }
+    let shared = store.copied(Some(&base), &source, "s", "a/b", &CopyOptions::default()).unwrap();
+    let ino = |s: &Snapshot, path: &str| s.tree().unwrap().stat(path).unwrap().unwrap().ino;
+    assert_eq!(ino(&shared, "a/b/f"), ino(&source, "s/f"));
+    let error = |to: &str| store.copied(Some(&base), &source, "s", to, &CopyOptions::default()).unwrap_err().to_string();
+    assert_eq!(error("file/x"), "file/x: not a directory");
+    // What comes later leaves the shared file alone.
+    let later = edited(&store, Some(&shared), |tree| {
+        tree.set_times("/", 5).unwrap();
+        tree.overwrite_file("a/b/f", b"changed", 0o644, None).unwrap();
+    });
+    assert_eq!((read(&later, "a/b/f"), read(&shared, "a/b/f"), read(&source, "s/f")), ("changed".into(), "new".into(), "new".into()));
+    assert_eq!(source.tree().unwrap().stat("s/f").unwrap().unwrap().mtime_ns, 1_000_000_000_000_000_000);
+}
+
+#[test]
 fn layers_do_not_depend_on_the_umask() {
     let dir = dir();
     let store = open(&dir);
