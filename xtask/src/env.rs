@@ -192,6 +192,11 @@ pub(crate) fn engine(dir: &Path) -> Result<Option<(UnixStream, process::Handle)>
     Ok(Some((stream, process::Handle::open(pid, "engine")?)))
 }
 
+/// Where the engine of `dir` keeps its state.
+pub(crate) fn state_dir(dir: &Path) -> PathBuf {
+    Place::choose(dir).state
+}
+
 /// Stops the engine of `dir` and forgets all that it stored.
 pub(crate) fn wipe(dir: &Path) -> Result<()> {
     stop_engine(dir)?;

@@ -4,6 +4,7 @@
 //! nothing that is running already and prints the variables that make a client find our engine; `down` ends it all. `test`
 //! runs the tests.
 
+mod bench;
 mod env;
 mod files;
 mod images;
@@ -38,6 +39,7 @@ Commands:
              clients      the same pipeline in every published client; FILTER is part of a name such as python-0.9.0
              census       that the engine leaves nothing behind
              all          these, one after another (default)
+  bench    Measure an optimised engine and print a table: `bench [PART OF A ROW'S NAME …]`
   down     Stop the registry and the engine that `env` started
 ";
 
@@ -60,6 +62,7 @@ fn run(args: &[String]) -> Result<()> {
         "images" => images::command(rest),
         "env" => env::up(&env::Options::parse(rest)?),
         "test" => test::command(rest),
+        "bench" => bench::command(rest),
         "down" => env::down(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");
