@@ -1,4 +1,4 @@
-//! Kills the engine while a container runs.
+//! Kills the engine while a container runs, and starts the next one.
 
 use std::fs::File;
 use std::process::Child;
@@ -37,6 +37,16 @@ pub(super) fn engine_in_mid_exec(suite: &Suite) -> Result<()> {
         "the client ended well though its engine was killed"
     );
     Ok(())
+}
+
+/// Starts an engine by asking for its version.
+pub(super) fn next_engine(suite: &Suite) -> Result<()> {
+    let document = suite.tmp().join("next.graphql");
+    files::write(&document, b"{ version }")?;
+    let mut command = suite.command(&suite.shell()?.dagger.to_string_lossy())?;
+    let answer = process::output(command.arg("query").arg("--doc").arg(&document));
+    std::fs::remove_file(&document).ok();
+    answer.map(|_| ())
 }
 
 fn kill(suite: &Suite, client: &mut Child) -> Result<()> {
