@@ -12,8 +12,20 @@ fn main() -> ExitCode {
     match cli::run(std::env::args_os().collect()) {
         Outcome::Exit(code) => code.into(),
         Outcome::Engine(options) => {
-            let EngineOptions { state_dir, listen, config, idle_timeout, debug: _, detached: _ } = options;
-            daemon::run(daemon::Options { state_dir, listen, config, idle_timeout })
+            let EngineOptions {
+                state_dir,
+                listen,
+                config,
+                idle_timeout,
+                debug: _,
+                detached: _,
+            } = options;
+            daemon::run(daemon::Options {
+                state_dir,
+                listen,
+                config,
+                idle_timeout,
+            })
         }
     }
 }

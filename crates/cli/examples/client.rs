@@ -21,7 +21,9 @@ fn main() -> ExitCode {
     if lock.try_lock().is_err() {
         return EXIT_ANOTHER_RUNS.into();
     }
-    let Some(Address::Unix(socket)) = options.listen.first() else { return ExitCode::FAILURE };
+    let Some(Address::Unix(socket)) = options.listen.first() else {
+        return ExitCode::FAILURE;
+    };
     let engine = fake::Engine::at(socket);
     engine.wait_stopped();
     std::fs::remove_file(socket).unwrap();

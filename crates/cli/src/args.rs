@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ContextKind, error::ErrorKind};
+use clap::{
+    ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ContextKind,
+    error::ErrorKind,
+};
 use wire::paths::Address;
 
 /// What was asked.
@@ -225,9 +228,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(bad)?;
         let (number, after) = rest.split_at(digits);
-        let letters = after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len());
+        let letters = after
+            .find(|c: char| !c.is_alphabetic())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(letters);
         let unit = match unit {
             "ms" => 0.001,
@@ -240,7 +247,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         total += Duration::try_from_secs_f64(number * unit).map_err(|_| bad())?;
         rest = after;
     }
-    if text.is_empty() { Err(bad()) } else { Ok(total) }
+    if text.is_empty() {
+        Err(bad())
+    } else {
+        Ok(total)
+    }
 }
 
 /// Why there is nothing to do.
@@ -268,7 +279,10 @@ pub fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
                 let flag = of(ContextKind::InvalidArg).unwrap_or_default();
                 Stop::Mistake(match flag.strip_prefix('-') {
                     Some(long) if long.starts_with('-') => format!("unknown flag: {flag}"),
-                    Some(short) => format!("unknown shorthand flag: '{}' in {flag}", short.chars().next().unwrap_or('-')),
+                    Some(short) => format!(
+                        "unknown shorthand flag: '{}' in {flag}",
+                        short.chars().next().unwrap_or('-')
+                    ),
                     None => format!("unexpected argument \"{flag}\""),
                 })
             }
@@ -279,7 +293,13 @@ pub fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
             _ => {
                 let text = e.render().to_string();
                 let text = text.strip_prefix("error: ").unwrap_or(&text);
-                Stop::Mistake(text.split("\n\nUsage").next().unwrap_or_default().trim_end().to_owned())
+                Stop::Mistake(
+                    text.split("\n\nUsage")
+                        .next()
+                        .unwrap_or_default()
+                        .trim_end()
+                        .to_owned(),
+                )
             }
         }
     })
@@ -289,8 +309,14 @@ pub fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
 /// `--project`, `--workspace`, `--load-workspace-modules` and more. As the command takes no arguments, a word after an unknown
 /// flag is its value.
 pub fn tolerate(argv: Vec<OsString>) -> Vec<OsString> {
-    let is_session = argv.iter().skip(1).find(|a| !a.as_encoded_bytes().starts_with(b"-")).is_some_and(|a| a == "session")
-        || argv.windows(3).any(|w| matches!(w, [flag, _, word] if flag == "--workdir" && word == "session"));
+    let is_session = argv
+        .iter()
+        .skip(1)
+        .find(|a| !a.as_encoded_bytes().starts_with(b"-"))
+        .is_some_and(|a| a == "session")
+        || argv
+            .windows(3)
+            .any(|w| matches!(w, [flag, _, word] if flag == "--workdir" && word == "session"));
     if !is_session {
         return argv;
     }
@@ -298,7 +324,12 @@ pub fn tolerate(argv: Vec<OsString>) -> Vec<OsString> {
     command.build();
     let known: Vec<_> = command
         .get_arguments()
-        .chain(command.find_subcommand("session").into_iter().flat_map(clap::Command::get_arguments))
+        .chain(
+            command
+                .find_subcommand("session")
+                .into_iter()
+                .flat_map(clap::Command::get_arguments),
+        )
         .flat_map(|a| {
             let takes = a.get_action().takes_values();
             let long = a.get_long().map(|l| format!("--{l}"));
@@ -313,7 +344,10 @@ pub fn tolerate(argv: Vec<OsString>) -> Vec<OsString> {
         let name = text.split('=').next().unwrap_or_default();
         // `-vv` is known when `-v` is.
         let short = name.get(..2).filter(|_| !name.starts_with("--"));
-        match known.iter().find(|(k, _)| k == name || Some(k.as_str()) == short) {
+        match known
+            .iter()
+            .find(|(k, _)| k == name || Some(k.as_str()) == short)
+        {
             Some((_, takes_value)) => {
                 kept.push(word);
                 if *takes_value && !text.contains('=') {
@@ -322,7 +356,9 @@ pub fn tolerate(argv: Vec<OsString>) -> Vec<OsString> {
             }
             None if text.starts_with('-') && text != "--help" && text != "-h" => {
                 let value_follows = !text.contains('=')
-                    && words.peek().is_some_and(|next| !next.as_encoded_bytes().starts_with(b"-") && next != "session");
+                    && words.peek().is_some_and(|next| {
+                        !next.as_encoded_bytes().starts_with(b"-") && next != "session"
+                    });
                 if value_follows {
                     words.next();
                 }
@@ -338,7 +374,10 @@ mod tests {
     use super::*;
 
     fn os(words: &[&str]) -> Vec<OsString> {
-        std::iter::once("dagger").chain(words.iter().copied()).map(Into::into).collect()
+        std::iter::once("dagger")
+            .chain(words.iter().copied())
+            .map(Into::into)
+            .collect()
     }
 
     fn parsed(words: &[&str]) -> Cli {
@@ -360,29 +399,100 @@ mod tests {
     #[test]
     fn every_sdk_s_session_is_understood() {
         let lines: &[&[&str]] = &[
-            &["session", "--label", "dagger.io/sdk.name:go", "--label", "dagger.io/sdk.version:n/a"],
-            &["session", "--workdir", "/w", "--project", "/p", "--label", "a:b", "--label", "c:d"],
-            &["session", "--label=a:b", "--label=c:d", "--workdir=/w", "--project=/p"],
-            &["session", "--workdir", "/w", "--load-workspace-modules", "--label", "a:b", "--workspace", "ref", "--label", "c:d"],
-            &["session", "-W", "ref", "--skip-workspace-modules", "--label", "a:b", "--label", "c:d", "--workdir", "/w", "-vvv"],
-            &["--workdir", "/w", "session", "--label", "a:b", "--label", "c:d", "--future=x", "--other", "value"],
+            &[
+                "session",
+                "--label",
+                "dagger.io/sdk.name:go",
+                "--label",
+                "dagger.io/sdk.version:n/a",
+            ],
+            &[
+                "session",
+                "--workdir",
+                "/w",
+                "--project",
+                "/p",
+                "--label",
+                "a:b",
+                "--label",
+                "c:d",
+            ],
+            &[
+                "session",
+                "--label=a:b",
+                "--label=c:d",
+                "--workdir=/w",
+                "--project=/p",
+            ],
+            &[
+                "session",
+                "--workdir",
+                "/w",
+                "--load-workspace-modules",
+                "--label",
+                "a:b",
+                "--workspace",
+                "ref",
+                "--label",
+                "c:d",
+            ],
+            &[
+                "session",
+                "-W",
+                "ref",
+                "--skip-workspace-modules",
+                "--label",
+                "a:b",
+                "--label",
+                "c:d",
+                "--workdir",
+                "/w",
+                "-vvv",
+            ],
+            &[
+                "--workdir",
+                "/w",
+                "session",
+                "--label",
+                "a:b",
+                "--label",
+                "c:d",
+                "--future=x",
+                "--other",
+                "value",
+            ],
         ];
         for line in lines {
             let cli = parsed(line);
-            let Command::Session(session) = &cli.command else { panic!("{line:?}") };
+            let Command::Session(session) = &cli.command else {
+                panic!("{line:?}")
+            };
             assert_eq!(session.label.len(), 2, "{line:?}");
             if line.len() > 5 {
                 assert_eq!(cli.global.workdir, Some(PathBuf::from("/w")), "{line:?}");
             }
         }
         let cli = parsed(&["session", "--version", "v0.9.0"]);
-        assert!(matches!(cli.command, Command::Session(s) if s.version.as_deref() == Some("v0.9.0")));
+        assert!(
+            matches!(cli.command, Command::Session(s) if s.version.as_deref() == Some("v0.9.0"))
+        );
     }
 
     #[test]
     fn run_s_own_flags_end_at_the_command() {
-        let cli = parsed(&["run", "--silent", "--cleanup-timeout", "1m", "sh", "-c", "exit 7", "--silent"]);
-        let Command::Run(run) = cli.command else { panic!() };
+        let cli = parsed(&[
+            "run",
+            "--silent",
+            "--cleanup-timeout",
+            "1m",
+            "sh",
+            "-c",
+            "exit 7",
+            "--silent",
+        ]);
+        let Command::Run(run) = cli.command else {
+            panic!()
+        };
         assert!(cli.global.silent);
         assert_eq!(run.command, ["sh", "-c", "exit 7", "--silent"]);
         assert_eq!(run.cleanup_timeout, Duration::from_secs(60));
@@ -392,16 +502,29 @@ mod tests {
     fn global_flags_stand_anywhere() {
         assert!(parsed(&["query", "--silent"]).global.silent);
         assert!(parsed(&["-s", "query"]).global.silent);
-        assert_eq!(parsed(&["query", "-vv", "--progress", "plain"]).global.verbose, 2);
+        assert_eq!(
+            parsed(&["query", "-vv", "--progress", "plain"])
+                .global
+                .verbose,
+            2
+        );
     }
 
     #[test]
     fn mistakes_are_told_in_dagger_s_words() {
         assert_eq!(mistake(&["query", "--nope"]), "unknown flag: --nope");
-        assert_eq!(mistake(&["query", "-z"]), "unknown shorthand flag: 'z' in -z");
-        assert_eq!(mistake(&["frobnicate"]), "unknown command \"frobnicate\" for \"dagger\"");
+        assert_eq!(
+            mistake(&["query", "-z"]),
+            "unknown shorthand flag: 'z' in -z"
+        );
+        assert_eq!(
+            mistake(&["frobnicate"]),
+            "unknown command \"frobnicate\" for \"dagger\""
+        );
         assert!(mistake(&["query", "--progress", "fancy"]).contains("fancy"));
-        assert!(matches!(parse(os(&["query", "--help"])), Err(Stop::Help(h)) if h.contains("--doc")));
+        assert!(
+            matches!(parse(os(&["query", "--help"])), Err(Stop::Help(h)) if h.contains("--doc"))
+        );
         assert!(matches!(parse(os(&[])), Err(Stop::Help(_))));
     }
 

@@ -34,11 +34,37 @@ const LOG_TAIL: usize = 8;
 /// Variables of the environment that a started engine inherits, and prefixes of such. Others stay here: the engine outlives
 /// this command and serves all of the user's programs, and an environment often holds secrets.
 const INHERITED: &[&str] = &[
-    "HOME", "LANG", "LOGNAME", "NO_PROXY", "PATH", "RUST_BACKTRACE", "RUST_LOG", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ",
-    "USER", "all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY", "FTP_PROXY", "HTTP_PROXY",
-    "HTTPS_PROXY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME",
+    "HOME",
+    "LANG",
+    "LOGNAME",
+    "NO_PROXY",
+    "PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "all_proxy",
+    "ftp_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "ALL_PROXY",
+    "FTP_PROXY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
 ];
-const INHERITED_PREFIXES: &[&str] = &["BODKIN_", "_DAGGER_ENGINE_SYSTEMENV_", "_EXPERIMENTAL_DAGGER_GPU"];
+const INHERITED_PREFIXES: &[&str] = &[
+    "BODKIN_",
+    "_DAGGER_ENGINE_SYSTEMENV_",
+    "_EXPERIMENTAL_DAGGER_GPU",
+];
 
 /// Where connections go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +106,9 @@ pub enum ConnectError {
     #[error("cannot start the engine")]
     Spawn(#[source] io::Error),
     /// The engine ended at once.
-    #[error("the engine ended with {status} before it answered at `{address}`\nhint: its log is `{log}`{tail}")]
+    #[error(
+        "the engine ended with {status} before it answered at `{address}`\nhint: its log is `{log}`{tail}"
+    )]
     Ended {
         /// How.
         status: std::process::ExitStatus,
@@ -146,7 +174,10 @@ impl Door {
             let conn = door.connect().await;
             return match conn {
                 Ok(conn) => Ok((door, conn)),
-                Err(source) => Err(ConnectError::Reach { address: door.0, source }),
+                Err(source) => Err(ConnectError::Reach {
+                    address: door.0,
+                    source,
+                }),
             };
         }
         let door = Self(Address::Unix(place.socket()));
@@ -155,22 +186,41 @@ impl Door {
                 door.check_owner(&conn)?;
                 Ok((door, conn))
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
                 let conn = door.start(place).await?;
                 Ok((door, conn))
             }
-            Err(source) => Err(ConnectError::Reach { address: door.0, source }),
+            Err(source) => Err(ConnectError::Reach {
+                address: door.0,
+                source,
+            }),
         }
     }
 
     /// Refuses an engine of another user: the default socket may be in a directory where others can make one.
     fn check_owner(&self, conn: &Conn) -> Result<(), ConnectError> {
-        let Conn::Unix(stream) = conn else { return Ok(()) };
-        let uid = stream.peer_cred().map_err(|source| ConnectError::Reach { address: self.0.clone(), source })?.uid();
+        let Conn::Unix(stream) = conn else {
+            return Ok(());
+        };
+        let uid = stream
+            .peer_cred()
+            .map_err(|source| ConnectError::Reach {
+                address: self.0.clone(),
+                source,
+            })?
+            .uid();
         if uid == 0 || uid == rustix::process::geteuid().as_raw() {
             return Ok(());
         }
-        Err(ConnectError::Foreign { address: self.0.clone(), uid })
+        Err(ConnectError::Foreign {
+            address: self.0.clone(),
+            uid,
+        })
     }
 
     /// A running engine only.
@@ -185,7 +235,10 @@ impl Door {
         let door = Self(address);
         match door.connect().await {
             Ok(conn) => Ok((door, conn)),
-            Err(source) => Err(ConnectError::Reach { address: door.0, source }),
+            Err(source) => Err(ConnectError::Reach {
+                address: door.0,
+                source,
+            }),
         }
     }
 
@@ -206,7 +259,12 @@ impl Door {
                     if let Ok(Some(status)) = child.try_wait() {
                         if status.code() != Some(paths::EXIT_ANOTHER_RUNS.into()) {
                             let (address, tail) = (self.0.clone(), tail(&log));
-                            return Err(ConnectError::Ended { status, address, log: log.display().to_string(), tail });
+                            return Err(ConnectError::Ended {
+                                status,
+                                address,
+                                log: log.display().to_string(),
+                                tail,
+                            });
                         }
                         another_runs = Some(Instant::now());
                     }
@@ -219,7 +277,12 @@ impl Door {
             }
             if Instant::now() > end {
                 let (address, tail) = (self.0.clone(), tail(&log));
-                return Err(ConnectError::Silent { address, log: log.display().to_string(), tail, source: refusal });
+                return Err(ConnectError::Silent {
+                    address,
+                    log: log.display().to_string(),
+                    tail,
+                    source: refusal,
+                });
             }
             sleep(RETRY).await;
         }
@@ -233,11 +296,20 @@ fn spawn(place: &Place<'_>, log: &Path) -> Result<Child, ConnectError> {
         let path = path.to_owned();
         move |source| ConnectError::State { path, source }
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(&state).map_err(failed(&state))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&state)
+        .map_err(failed(&state))?;
     if log.metadata().is_ok_and(|m| m.len() > LOG_LIMIT) {
         std::fs::rename(log, log.with_extension("log.1")).map_err(failed(log))?;
     }
-    let out = OpenOptions::new().create(true).append(true).mode(0o600).open(log).map_err(failed(log))?;
+    let out = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log)
+        .map_err(failed(log))?;
     let err = out.try_clone().map_err(failed(log))?;
     let mut command = Command::new("/proc/self/exe");
     command
@@ -258,9 +330,15 @@ fn inherited(name: &str) -> bool {
 /// The last lines of a log, each on a line of its own.
 fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(text.get(text.len().saturating_sub(4096)..).unwrap_or_default()).into_owned();
+    let text = String::from_utf8_lossy(
+        text.get(text.len().saturating_sub(4096)..)
+            .unwrap_or_default(),
+    )
+    .into_owned();
     let lines: Vec<_> = text.lines().filter(|l| !l.trim().is_empty()).collect();
-    let last = lines.get(lines.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
+    let last = lines
+        .get(lines.len().saturating_sub(LOG_TAIL)..)
+        .unwrap_or_default();
     last.iter().map(|l| format!("\n  | {l}")).collect()
 }
 
@@ -287,7 +365,11 @@ impl Conn {
 }
 
 impl AsyncRead for Conn {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
@@ -296,7 +378,11 @@ impl AsyncRead for Conn {
 }
 
 impl AsyncWrite for Conn {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
@@ -325,6 +411,10 @@ mod tests {
     #[test]
     fn secrets_of_the_environment_stay_out_of_the_engine() {
         assert!(inherited("PATH") && inherited("BODKIN_STATE_DIR") && inherited("https_proxy"));
-        assert!(!inherited("AWS_SECRET_ACCESS_KEY") && !inherited("DAGGER_SESSION_TOKEN") && !inherited("GITHUB_TOKEN"));
+        assert!(
+            !inherited("AWS_SECRET_ACCESS_KEY")
+                && !inherited("DAGGER_SESSION_TOKEN")
+                && !inherited("GITHUB_TOKEN")
+        );
     }
 }

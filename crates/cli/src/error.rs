@@ -30,12 +30,18 @@ pub struct Failure {
 impl Failure {
     /// An ordinary failure: exit status 1.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), exit: 1 }
+        Self {
+            message: message.into(),
+            exit: 1,
+        }
     }
 
     /// The user ended it: exit status 2.
     pub fn cancelled(message: impl Into<String>) -> Self {
-        Self { message: message.into(), exit: 2 }
+        Self {
+            message: message.into(),
+            exit: 2,
+        }
     }
 
     /// From an error with its causes.

@@ -42,22 +42,39 @@ pub enum HttpError {
 /// # Errors
 /// A broken connection, or an answer that is not JSON.
 pub async fn post_query(conn: Conn, token: &str, body: Vec<u8>) -> Result<Bytes, HttpError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(conn)).await.map_err(HttpError::Connection)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(conn))
+        .await
+        .map_err(HttpError::Connection)?;
     let driver = tokio::spawn(connection);
     let request = Request::post("/query")
         .header(HOST, "dagger")
-        .header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(format!("{token}:"))))
+        .header(
+            AUTHORIZATION,
+            format!("Basic {}", STANDARD.encode(format!("{token}:"))),
+        )
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))
         .map_err(HttpError::Request)?;
-    let answer = sender.send_request(request).await.map_err(HttpError::Connection)?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .map_err(HttpError::Connection)?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), ANSWER).collect().await.map_err(HttpError::Body)?.to_bytes();
+    let body = Limited::new(answer.into_body(), ANSWER)
+        .collect()
+        .await
+        .map_err(HttpError::Body)?
+        .to_bytes();
     driver.abort();
     // GraphQL errors may come with 200, 400 or 422; they are in the body.
     if status.is_success() || body.first() == Some(&b'{') {
         return Ok(body);
     }
-    let text = String::from_utf8_lossy(body.get(..200).unwrap_or(&body)).trim().to_owned();
-    Err(HttpError::Status { status: status.as_u16(), text })
+    let text = String::from_utf8_lossy(body.get(..200).unwrap_or(&body))
+        .trim()
+        .to_owned();
+    Err(HttpError::Status {
+        status: status.as_u16(),
+        text,
+    })
 }

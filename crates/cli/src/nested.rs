@@ -17,7 +17,10 @@ pub struct Nested {
 
 impl std::fmt::Debug for Nested {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Nested").field("port", &self.port).field("token", &"…").finish()
+        f.debug_struct("Nested")
+            .field("port", &self.port)
+            .field("token", &"…")
+            .finish()
     }
 }
 
@@ -27,10 +30,18 @@ impl Nested {
     /// # Errors
     /// A port that is none, a port without a token.
     pub fn find(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, Failure> {
-        let Some(port) = env("DAGGER_SESSION_PORT").filter(|p| !p.is_empty()) else { return Ok(None) };
-        let port = port.parse().map_err(|_| Failure::new(format!("cannot use DAGGER_SESSION_PORT `{port}`: not a port")))?;
+        let Some(port) = env("DAGGER_SESSION_PORT").filter(|p| !p.is_empty()) else {
+            return Ok(None);
+        };
+        let port = port.parse().map_err(|_| {
+            Failure::new(format!(
+                "cannot use DAGGER_SESSION_PORT `{port}`: not a port"
+            ))
+        })?;
         let token = env("DAGGER_SESSION_TOKEN").filter(|t| !t.is_empty());
-        let token = token.ok_or_else(|| Failure::new("DAGGER_SESSION_TOKEN must be set when using DAGGER_SESSION_PORT"))?;
+        let token = token.ok_or_else(|| {
+            Failure::new("DAGGER_SESSION_TOKEN must be set when using DAGGER_SESSION_PORT")
+        })?;
         Ok(Some(Self { port, token }))
     }
 
@@ -50,14 +61,32 @@ mod tests {
     use super::*;
 
     fn find(port: &str, token: &str) -> Result<Option<Nested>, Failure> {
-        Nested::find(&|name| Some(if name == "DAGGER_SESSION_PORT" { port } else { token }.to_owned()))
+        Nested::find(&|name| {
+            Some(
+                if name == "DAGGER_SESSION_PORT" {
+                    port
+                } else {
+                    token
+                }
+                .to_owned(),
+            )
+        })
     }
 
     #[test]
     fn a_port_needs_a_token() {
         assert_eq!(find("", "t").unwrap(), None);
-        assert_eq!(find("80", "t").unwrap(), Some(Nested { port: 80, token: "t".into() }));
-        assert_eq!(find("80", "").unwrap_err().message, "DAGGER_SESSION_TOKEN must be set when using DAGGER_SESSION_PORT");
+        assert_eq!(
+            find("80", "t").unwrap(),
+            Some(Nested {
+                port: 80,
+                token: "t".into()
+            })
+        );
+        assert_eq!(
+            find("80", "").unwrap_err().message,
+            "DAGGER_SESSION_TOKEN must be set when using DAGGER_SESSION_PORT"
+        );
         assert!(find("eighty", "t").is_err());
     }
 }

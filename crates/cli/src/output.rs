@@ -43,10 +43,15 @@ impl Stderr {
     }
 
     fn over(to: impl Write + Send + 'static) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let theirs = Arc::clone(&shared);
         // Without a thread there is no progress to see; the command itself works.
-        let _ = thread::Builder::new().name("stderr".into()).spawn(move || pump(&theirs, to));
+        let _ = thread::Builder::new()
+            .name("stderr".into())
+            .spawn(move || pump(&theirs, to));
         Self(shared)
     }
 
@@ -58,7 +63,10 @@ impl Stderr {
             return;
         }
         if state.dropped > 0 {
-            let note = format!("({} lines were dropped: nobody reads them)\n", state.dropped);
+            let note = format!(
+                "({} lines were dropped: nobody reads them)\n",
+                state.dropped
+            );
             state.dropped = 0;
             state.waiting.extend(note.as_bytes());
         }
@@ -73,8 +81,15 @@ impl Stderr {
         let end = Instant::now() + limit;
         let mut state = self.0.lock();
         while state.writing || !state.waiting.is_empty() {
-            let Some(left) = end.checked_duration_since(Instant::now()) else { return };
-            state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            let Some(left) = end.checked_duration_since(Instant::now()) else {
+                return;
+            };
+            state = self
+                .0
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -92,7 +107,10 @@ fn pump(shared: &Shared, mut to: impl Write) {
         state.writing = false;
         shared.changed.notify_all();
         while state.waiting.is_empty() {
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         state.writing = true;
         let text = Vec::from(std::mem::take(&mut state.waiting));

@@ -55,7 +55,13 @@ struct Step {
 impl Plain {
     /// With this much detail, with colours or without.
     pub fn new(detail: Detail, colour: bool) -> Self {
-        Self { detail, colour, steps: HashMap::new(), order: VecDeque::new(), speaker: 0 }
+        Self {
+            detail,
+            colour,
+            steps: HashMap::new(),
+            order: VecDeque::new(),
+            speaker: 0,
+        }
     }
 
     /// What to print for an event.
@@ -69,21 +75,40 @@ impl Plain {
             ProgressEvent::StepCached { name, .. } => {
                 if self.detail >= Detail::Steps {
                     self.speaker = 0;
-                    out.push(format!("{} {} {}", self.paint("✔", GREEN), clean(name), self.paint("CACHED", BLUE)));
+                    out.push(format!(
+                        "{} {} {}",
+                        self.paint("✔", GREEN),
+                        clean(name),
+                        self.paint("CACHED", BLUE)
+                    ));
                 }
             }
-            ProgressEvent::StepOutput { id, stderr, text } => self.output(&mut out, *id, *stderr, text),
-            ProgressEvent::StepEnded { id, millis, cancelled, error } => {
+            ProgressEvent::StepOutput { id, stderr, text } => {
+                self.output(&mut out, *id, *stderr, text)
+            }
+            ProgressEvent::StepEnded {
+                id,
+                millis,
+                cancelled,
+                error,
+            } => {
                 self.ended(&mut out, *id, *millis, *cancelled, error.as_deref());
             }
-            ProgressEvent::Note { text } => out.extend(text.lines().map(|l| format!("{} {}", self.paint("!", YELLOW), clean(l)))),
+            ProgressEvent::Note { text } => out.extend(
+                text.lines()
+                    .map(|l| format!("{} {}", self.paint("!", YELLOW), clean(l))),
+            ),
             ProgressEvent::Unknown => {}
         }
         out
     }
 
     fn paint(&self, text: &str, colour: &str) -> String {
-        if self.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\x1b[{colour}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn started(&mut self, out: &mut Vec<String>, id: u64, name: &str) {
@@ -97,13 +122,25 @@ impl Plain {
             self.speaker = id;
             out.push(format!("{} {name}", self.paint("●", BLUE)));
         }
-        if self.steps.insert(id, Step { name, ..Step::default() }).is_none() {
+        if self
+            .steps
+            .insert(
+                id,
+                Step {
+                    name,
+                    ..Step::default()
+                },
+            )
+            .is_none()
+        {
             self.order.push_back(id);
         }
     }
 
     fn output(&mut self, out: &mut Vec<String>, id: u64, stderr: bool, text: &str) {
-        let Some(step) = self.steps.get_mut(&id) else { return };
+        let Some(step) = self.steps.get_mut(&id) else {
+            return;
+        };
         let mut ready = Vec::new();
         let partial = &mut step.partial[usize::from(stderr)];
         for piece in text.split_inclusive('\n') {
@@ -119,7 +156,9 @@ impl Plain {
     fn say(&mut self, out: &mut Vec<String>, id: u64, lines: Vec<String>) {
         let quiet = self.detail < Detail::Steps;
         let mark = self.paint("●", BLUE);
-        let Some(step) = self.steps.get_mut(&id) else { return };
+        let Some(step) = self.steps.get_mut(&id) else {
+            return;
+        };
         for line in lines {
             if quiet {
                 if step.kept.len() >= KEPT {
@@ -136,11 +175,28 @@ impl Plain {
         }
     }
 
-    fn ended(&mut self, out: &mut Vec<String>, id: u64, millis: u64, cancelled: bool, error: Option<&str>) {
-        let Some(step) = self.steps.get_mut(&id) else { return };
-        let rest: Vec<_> = step.partial.iter_mut().map(std::mem::take).filter(|p| !p.is_empty()).map(|p| clean(&p)).collect();
+    fn ended(
+        &mut self,
+        out: &mut Vec<String>,
+        id: u64,
+        millis: u64,
+        cancelled: bool,
+        error: Option<&str>,
+    ) {
+        let Some(step) = self.steps.get_mut(&id) else {
+            return;
+        };
+        let rest: Vec<_> = step
+            .partial
+            .iter_mut()
+            .map(std::mem::take)
+            .filter(|p| !p.is_empty())
+            .map(|p| clean(&p))
+            .collect();
         self.say(out, id, rest);
-        let Some(step) = self.steps.remove(&id) else { return };
+        let Some(step) = self.steps.remove(&id) else {
+            return;
+        };
         if let Some(at) = self.order.iter().position(|o| *o == id) {
             self.order.remove(at);
         }
@@ -154,7 +210,9 @@ impl Plain {
                 out.push(format!("  {} {}", self.paint("!", RED), clean(first)));
             }
             None if self.detail < Detail::Steps => {}
-            None if cancelled => out.push(format!("{} {} {took}", self.paint("∅", YELLOW), step.name)),
+            None if cancelled => {
+                out.push(format!("{} {} {took}", self.paint("∅", YELLOW), step.name))
+            }
             None => out.push(format!("{} {} {took}", self.paint("✔", GREEN), step.name)),
         }
     }
@@ -188,7 +246,10 @@ fn clean(text: &str) -> String {
                 // A control sequence ends at its first letter or `@`, `~`.
                 Some('[') => {
                     chars.next();
-                    while chars.next().is_some_and(|c| !('\x40'..='\x7e').contains(&c)) {}
+                    while chars
+                        .next()
+                        .is_some_and(|c| !('\x40'..='\x7e').contains(&c))
+                    {}
                 }
                 // An operating system command ends at BEL or ESC `\`.
                 Some(']') => {
@@ -211,25 +272,46 @@ mod tests {
     use super::*;
 
     fn start(id: u64, name: &str) -> ProgressEvent {
-        ProgressEvent::StepStarted { id, parent: 0, name: name.into() }
+        ProgressEvent::StepStarted {
+            id,
+            parent: 0,
+            name: name.into(),
+        }
     }
 
     fn said(id: u64, text: &str) -> ProgressEvent {
-        ProgressEvent::StepOutput { id, stderr: false, text: text.into() }
+        ProgressEvent::StepOutput {
+            id,
+            stderr: false,
+            text: text.into(),
+        }
     }
 
     fn end(id: u64, millis: u64, error: Option<&str>) -> ProgressEvent {
-        ProgressEvent::StepEnded { id, millis, cancelled: false, error: error.map(Into::into) }
+        ProgressEvent::StepEnded {
+            id,
+            millis,
+            cancelled: false,
+            error: error.map(Into::into),
+        }
     }
 
     fn shown(detail: Detail, events: &[ProgressEvent]) -> String {
         let mut plain = Plain::new(detail, false);
-        events.iter().flat_map(|e| plain.lines(e)).map(|l| l + "\n").collect()
+        events
+            .iter()
+            .flat_map(|e| plain.lines(e))
+            .map(|l| l + "\n")
+            .collect()
     }
 
     fn sample() -> Vec<ProgressEvent> {
         vec![
-            ProgressEvent::StepCached { id: 1, parent: 0, name: "from alpine".into() },
+            ProgressEvent::StepCached {
+                id: 1,
+                parent: 0,
+                name: "from alpine".into(),
+            },
             start(2, "withExec go test"),
             start(3, "withExec go vet"),
             said(2, "ok one\nok "),
@@ -238,8 +320,15 @@ mod tests {
             end(2, 2149, None),
             said(3, "last words"),
             end(3, 187_000, Some("exit code: 1\nmore")),
-            ProgressEvent::StepEnded { id: 9, millis: 1, cancelled: true, error: None },
-            ProgressEvent::Note { text: "no network".into() },
+            ProgressEvent::StepEnded {
+                id: 9,
+                millis: 1,
+                cancelled: true,
+                error: None,
+            },
+            ProgressEvent::Note {
+                text: "no network".into(),
+            },
         ]
     }
 
@@ -278,7 +367,10 @@ mod tests {
 
     #[test]
     fn output_cannot_steer_the_terminal() {
-        assert_eq!(clean("\x1b[2J\x1b]0;title\x07a\x1b[31mb\x1b[0m\x08c\x1b(Bd\tend\r\n"), "abcBd\tend");
+        assert_eq!(
+            clean("\x1b[2J\x1b]0;title\x07a\x1b[31mb\x1b[0m\x08c\x1b(Bd\tend\r\n"),
+            "abcBd\tend"
+        );
         assert_eq!(clean("10%\r50%\r100%\n"), "100%");
     }
 
@@ -289,7 +381,10 @@ mod tests {
             plain.lines(&start(id, "x"));
         }
         assert_eq!((plain.steps.len(), plain.order.len()), (STEPS, STEPS));
-        assert!(plain.lines(&end(1, 0, None)).is_empty(), "the oldest was forgotten");
+        assert!(
+            plain.lines(&end(1, 0, None)).is_empty(),
+            "the oldest was forgotten"
+        );
         assert_eq!(plain.lines(&said(100, &"y".repeat(LINE + 1))).len(), 2);
     }
 }

@@ -40,7 +40,10 @@ impl Upstream {
         match self {
             Self::Session { door, id } => {
                 let mut conn = door.connect().await?;
-                let preamble = line::encode(&Preamble::Http { session: id.to_string() }).map_err(io::Error::other)?;
+                let preamble = line::encode(&Preamble::Http {
+                    session: id.to_string(),
+                })
+                .map_err(io::Error::other)?;
                 conn.write_all(&preamble).await?;
                 Ok(conn)
             }
@@ -63,7 +66,9 @@ pub async fn bind() -> io::Result<(TcpListener, u16)> {
 pub async fn serve(listener: TcpListener, upstream: Upstream) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         let Ok((client, _)) = listener.accept().await else {
             // Out of descriptors, most likely: wait for some to be closed.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -81,11 +86,18 @@ pub async fn serve(listener: TcpListener, upstream: Upstream) {
 async fn carry(mut client: TcpStream, upstream: &Upstream) -> io::Result<()> {
     client.set_nodelay(true)?;
     match upstream.connect().await {
-        Ok(mut engine) => copy_bidirectional(&mut client, &mut engine).await.map(|_| ()),
+        Ok(mut engine) => copy_bidirectional(&mut client, &mut engine)
+            .await
+            .map(|_| ()),
         Err(e) => {
-            let body = format!("{{\"errors\":[{{\"message\":\"cannot reach the engine: {}\"}}]}}", e.kind());
+            let body = format!(
+                "{{\"errors\":[{{\"message\":\"cannot reach the engine: {}\"}}]}}",
+                e.kind()
+            );
             let head = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length";
-            client.write_all(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
+            client
+                .write_all(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes())
+                .await?;
             client.shutdown().await
         }
     }

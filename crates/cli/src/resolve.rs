@@ -20,13 +20,21 @@ const LOOKUP: Duration = Duration::from_secs(10);
 /// # Errors
 /// Not `host:port`, or a name nobody knows.
 pub async fn lookup(addr: &str) -> io::Result<Vec<SocketAddr>> {
-    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("`{addr}` is not host:port"));
+    let invalid = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("`{addr}` is not host:port"),
+        )
+    };
     if let Ok(literal) = addr.parse::<SocketAddr>() {
         return Ok(vec![literal]);
     }
     let (host, port) = addr.rsplit_once(':').ok_or_else(invalid)?;
     let port: u16 = port.parse().map_err(|_| invalid())?;
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
     let ips = match host.to_ascii_lowercase().as_str() {
         "" | "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
         name => match name.parse::<IpAddr>() {
@@ -34,11 +42,19 @@ pub async fn lookup(addr: &str) -> io::Result<Vec<SocketAddr>> {
             Err(_) => names(name).await?,
         },
     };
-    Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+    Ok(ips
+        .into_iter()
+        .map(|ip| SocketAddr::new(ip, port))
+        .collect())
 }
 
 async fn names(name: &str) -> io::Result<Vec<IpAddr>> {
-    let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("lookup {name}: no such host"));
+    let unknown = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("lookup {name}: no such host"),
+        )
+    };
     if name.starts_with('-') || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(unknown());
     }
@@ -53,23 +69,36 @@ async fn names(name: &str) -> io::Result<Vec<IpAddr>> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let answer = timeout(LOOKUP, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let answer = timeout(LOOKUP, asked)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut found = Vec::new();
     for line in String::from_utf8_lossy(&answer.stdout).lines() {
-        if let Some(ip) = line.split_whitespace().next().and_then(|w| w.parse::<IpAddr>().ok())
+        if let Some(ip) = line
+            .split_whitespace()
+            .next()
+            .and_then(|w| w.parse::<IpAddr>().ok())
             && !found.contains(&ip)
         {
             found.push(ip);
         }
     }
-    if found.is_empty() { Err(unknown()) } else { Ok(found) }
+    if found.is_empty() {
+        Err(unknown())
+    } else {
+        Ok(found)
+    }
 }
 
 /// What a hosts file says of a name.
 fn in_hosts(text: &str, name: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.lines() {
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let mut words = line
+            .split('#')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
         let ip = words.next().and_then(|w| w.parse::<IpAddr>().ok());
         if let Some(ip) = ip
             && words.any(|w| w.eq_ignore_ascii_case(name))
@@ -102,15 +131,24 @@ mod tests {
     #[test]
     fn hosts_files_are_read_with_comments_and_aliases() {
         let text = "127.0.0.1 localhost\n# 1.1.1.1 db\n10.0.0.1\tDB db.local # here\nnonsense db\n::2 db\n";
-        let ips: Vec<String> = in_hosts(text, "db").iter().map(ToString::to_string).collect();
+        let ips: Vec<String> = in_hosts(text, "db")
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(ips, ["10.0.0.1", "::2"]);
     }
 
     #[tokio::test]
     async fn literals_and_localhost_need_nobody() {
-        assert_eq!(lookup("127.0.0.1:80").await.unwrap(), ["127.0.0.1:80".parse().unwrap()]);
+        assert_eq!(
+            lookup("127.0.0.1:80").await.unwrap(),
+            ["127.0.0.1:80".parse().unwrap()]
+        );
         assert_eq!(lookup("localhost:80").await.unwrap().len(), 2);
-        assert_eq!(lookup("[::1]:80").await.unwrap(), ["[::1]:80".parse().unwrap()]);
+        assert_eq!(
+            lookup("[::1]:80").await.unwrap(),
+            ["[::1]:80".parse().unwrap()]
+        );
         assert!(lookup("nothing").await.is_err());
         assert!(lookup("-x:1").await.is_err());
     }

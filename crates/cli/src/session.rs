@@ -8,8 +8,8 @@ use tokio::{
     time::timeout,
 };
 use wire::{
-    API_VERSION, ClientInfo, PROTOCOL, Preamble, ProgressEvent, ToClient, ToEngine, Welcome, hello::FORWARDED_ENV, line,
-    line::LineError,
+    API_VERSION, ClientInfo, PROTOCOL, Preamble, ProgressEvent, ToClient, ToEngine, Welcome,
+    hello::FORWARDED_ENV, line, line::LineError,
 };
 
 use crate::{
@@ -67,21 +67,47 @@ impl Session {
     ///
     /// # Errors
     /// The engine is not what it should be, or refuses.
-    pub async fn open(door: Door, conn: Conn, client: ClientInfo, show: Show) -> Result<Self, OpenError> {
+    pub async fn open(
+        door: Door,
+        conn: Conn,
+        client: ClientInfo,
+        show: Show,
+    ) -> Result<Self, OpenError> {
         let (from_engine, mut to_engine) = tokio::io::split(conn);
         let mut from_engine = BufReader::with_capacity(64 << 10, from_engine);
-        let preamble = Preamble::Control { version: PROTOCOL, session: None, client: Box::new(client) };
-        line::write_async(&mut to_engine, &preamble).await.map_err(OpenError::Line)?;
-        let answer = timeout(WELCOME, line::read_async(&mut from_engine, line::MAX_PREAMBLE)).await;
-        let answer = answer.map_err(|_| OpenError::Silent)?.map_err(OpenError::Line)?;
+        let preamble = Preamble::Control {
+            version: PROTOCOL,
+            session: None,
+            client: Box::new(client),
+        };
+        line::write_async(&mut to_engine, &preamble)
+            .await
+            .map_err(OpenError::Line)?;
+        let answer = timeout(
+            WELCOME,
+            line::read_async(&mut from_engine, line::MAX_PREAMBLE),
+        )
+        .await;
+        let answer = answer
+            .map_err(|_| OpenError::Silent)?
+            .map_err(OpenError::Line)?;
         let (id, engine_version) = match answer.ok_or(OpenError::Line(LineError::Closed))? {
-            Welcome::Ok { session, engine_version } => (session, engine_version),
+            Welcome::Ok {
+                session,
+                engine_version,
+            } => (session, engine_version),
             Welcome::Error(why) => return Err(OpenError::Refused(why)),
         };
         let (tell, over) = watch::channel(Over::No);
         let server = Server::new(door.clone(), &id);
         tokio::spawn(listen(from_engine, server, show, tell));
-        Ok(Self { door, id, engine_version, to_engine, over })
+        Ok(Self {
+            door,
+            id,
+            engine_version,
+            to_engine,
+            over,
+        })
     }
 
     /// Resolves when the session ends without [`Session::close`].
@@ -102,7 +128,12 @@ impl Session {
 }
 
 /// Does what the engine says until the connection ends.
-async fn listen(mut from: BufReader<ReadHalf<Conn>>, server: Server, mut show: Show, tell: watch::Sender<Over>) {
+async fn listen(
+    mut from: BufReader<ReadHalf<Conn>>,
+    server: Server,
+    mut show: Show,
+    tell: watch::Sender<Over>,
+) {
     let how = loop {
         match line::read_async(&mut from, line::MAX_LINE).await {
             Ok(Some(ToClient::Open { stream, request })) => {
@@ -119,21 +150,32 @@ async fn listen(mut from: BufReader<ReadHalf<Conn>>, server: Server, mut show: S
 }
 
 /// What this client says of itself.
-pub fn client_info(version: Option<String>, labels: BTreeMap<String, String>, workdir: &Path, token: String) -> ClientInfo {
+pub fn client_info(
+    version: Option<String>,
+    labels: BTreeMap<String, String>,
+    workdir: &Path,
+    token: String,
+) -> ClientInfo {
     let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     ClientInfo {
         version,
         labels,
         workdir: workdir.to_string_lossy().into_owned(),
         token,
-        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        hostname: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
         stable_id: stable_id(),
         interactive: false,
         progress: true,
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
         home: var("HOME"),
-        env: FORWARDED_ENV.iter().filter_map(|name| Some(((*name).to_owned(), var(name)?))).collect(),
+        env: FORWARDED_ENV
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), var(name)?)))
+            .collect(),
     }
 }
 
@@ -141,8 +183,12 @@ pub fn client_info(version: Option<String>, labels: BTreeMap<String, String>, wo
 fn stable_id() -> String {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     let fresh = || uuid::Uuid::new_v4().to_string();
-    let state = var("XDG_STATE_HOME").map(Into::into).or_else(|| Some(Path::new(&var("HOME")?).join(".local/state")));
-    let Some(dir) = state.map(|s: std::path::PathBuf| s.join("dagger")) else { return fresh() };
+    let state = var("XDG_STATE_HOME")
+        .map(Into::into)
+        .or_else(|| Some(Path::new(&var("HOME")?).join(".local/state")));
+    let Some(dir) = state.map(|s: std::path::PathBuf| s.join("dagger")) else {
+        return fresh();
+    };
     let file = dir.join("stable_client_id");
     if let Ok(id) = std::fs::read_to_string(&file)
         && !id.trim().is_empty()

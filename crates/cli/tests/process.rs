@@ -17,8 +17,16 @@ use wire::ProgressEvent;
 /// The client: built by cargo beside this test.
 fn client() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let found = test.parent().and_then(Path::parent).unwrap().join("examples/client");
-    assert!(found.exists(), "{} is not built: run all tests of the package, or `cargo build --example client`", found.display());
+    let found = test
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("examples/client");
+    assert!(
+        found.exists(),
+        "{} is not built: run all tests of the package, or `cargo build --example client`",
+        found.display()
+    );
     found
 }
 
@@ -29,7 +37,9 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn socket(&self) -> PathBuf {
@@ -75,7 +85,11 @@ impl Ran {
     fn of(child: Child) -> Self {
         let output: Output = within(|| child.wait_with_output().unwrap());
         let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
-        Self { exit: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Self {
+            exit: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 }
 
@@ -111,9 +125,16 @@ impl Started {
             line
         });
         let handshake: serde_json::Value = serde_json::from_str(&line).expect(&line);
-        assert_eq!(handshake.as_object().unwrap().keys().collect::<Vec<_>>(), ["port", "session_token"]);
+        assert_eq!(
+            handshake.as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["port", "session_token"]
+        );
         let port = handshake["port"].as_u64().unwrap().try_into().unwrap();
-        Self { child, port, token: handshake["session_token"].as_str().unwrap().to_owned() }
+        Self {
+            child,
+            port,
+            token: handshake["session_token"].as_str().unwrap().to_owned(),
+        }
     }
 
     fn dial(&self) -> TcpStream {
@@ -124,13 +145,16 @@ impl Started {
 
     fn head(&self, length: usize, token: &str) -> String {
         let auth = STANDARD.encode(format!("{token}:"));
-        format!("POST /query HTTP/1.1\r\nHost: dagger\r\nAuthorization: Basic {auth}\r\nContent-Length: {length}\r\n\r\n")
+        format!(
+            "POST /query HTTP/1.1\r\nHost: dagger\r\nAuthorization: Basic {auth}\r\nContent-Length: {length}\r\n\r\n"
+        )
     }
 
     /// One request on a connection of its own that is half-closed after it.
     fn post(&self, body: &str, token: &str) -> String {
         let mut conn = self.dial();
-        conn.write_all((self.head(body.len(), token) + body).as_bytes()).unwrap();
+        conn.write_all((self.head(body.len(), token) + body).as_bytes())
+            .unwrap();
         conn.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
         conn.read_to_string(&mut answer).unwrap();
@@ -147,14 +171,37 @@ impl Started {
 fn a_session_serves_its_port_until_stdin_ends() {
     let world = World::new();
     let engine = world.engine();
-    let flags = ["session", "--label", "dagger.io/sdk.name:go", "--label", "dagger.io/sdk.version:n/a", "--version", "v0.9.0", "--project", "."];
+    let flags = [
+        "session",
+        "--label",
+        "dagger.io/sdk.name:go",
+        "--label",
+        "dagger.io/sdk.version:n/a",
+        "--version",
+        "v0.9.0",
+        "--project",
+        ".",
+    ];
     let session = Started::new(world.command(&flags));
     let client = engine.client();
     assert_eq!(client.version.as_deref(), Some("v0.9.0"));
-    assert_eq!(client.labels.get("dagger.io/sdk.version").map(String::as_str), Some("n/a"));
-    assert_eq!(client.workdir, world.dir.path().canonicalize().unwrap().to_str().unwrap());
+    assert_eq!(
+        client
+            .labels
+            .get("dagger.io/sdk.version")
+            .map(String::as_str),
+        Some("n/a")
+    );
+    assert_eq!(
+        client.workdir,
+        world.dir.path().canonicalize().unwrap().to_str().unwrap()
+    );
     assert_eq!(client.token, session.token);
-    assert!(session.post("{}", &session.token).ends_with(r#"{"data":{"defaultPlatform":"linux/amd64"}}"#));
+    assert!(
+        session
+            .post("{}", &session.token)
+            .ends_with(r#"{"data":{"defaultPlatform":"linux/amd64"}}"#)
+    );
     assert!(session.post("{}", "wrong").starts_with("HTTP/1.1 401"));
     let long = format!("echo{}", "x".repeat(3 << 20));
     assert!(session.post(&long, &session.token).ends_with(&long));
@@ -190,9 +237,17 @@ fn nobody_reading_stderr_stops_nothing() {
     let world = World::new();
     let engine = world.engine();
     let session = Started::new(world.command(&["session"]));
-    engine.progress(ProgressEvent::StepStarted { id: 1, parent: 0, name: "talk".into() });
+    engine.progress(ProgressEvent::StepStarted {
+        id: 1,
+        parent: 0,
+        name: "talk".into(),
+    });
     for _ in 0..50 {
-        engine.progress(ProgressEvent::StepOutput { id: 1, stderr: false, text: format!("{}\n", "y".repeat(3000)).repeat(100) });
+        engine.progress(ProgressEvent::StepOutput {
+            id: 1,
+            stderr: false,
+            text: format!("{}\n", "y".repeat(3000)).repeat(100),
+        });
     }
     assert!(session.post("{}", &session.token).contains("linux/amd64"));
     let began = Instant::now();
@@ -211,19 +266,38 @@ fn a_lost_engine_ends_the_session_with_an_error() {
     let status = within(|| session.child.wait().unwrap());
     assert_eq!(status.code(), Some(1));
     let mut stderr = String::new();
-    session.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    session
+        .child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
     let log = world.dir.path().join("state/engine.log");
-    assert_eq!(stderr, format!("Error: lost the engine\nhint: its log is `{}`\n", log.display()));
+    assert_eq!(
+        stderr,
+        format!(
+            "Error: lost the engine\nhint: its log is `{}`\n",
+            log.display()
+        )
+    );
 }
 
 #[test]
 fn a_refused_session_says_why_and_prints_nothing_else() {
     let world = World::new();
     let _engine = world.engine();
-    let mut child = world.command(&["session", "--label", "refuse:me"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = world
+        .command(&["session", "--label", "refuse:me"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let _stdin = child.stdin.take();
     let ran = Ran::of(child);
-    assert_eq!((ran.exit, ran.stdout.as_str(), ran.stderr.as_str()), (Some(1), "", "Error: no more sessions\n"));
+    assert_eq!(
+        (ran.exit, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(1), "", "Error: no more sessions\n")
+    );
 }
 
 #[test]
@@ -231,11 +305,17 @@ fn a_query_prints_its_data_and_only_that() {
     let world = World::new();
     let engine = world.engine();
     let ran = world.run(&["query", "--progress", "plain"], "{defaultPlatform}");
-    assert_eq!(ran.stdout, "{\n    \"defaultPlatform\": \"linux/amd64\"\n}\n");
+    assert_eq!(
+        ran.stdout,
+        "{\n    \"defaultPlatform\": \"linux/amd64\"\n}\n"
+    );
     assert_eq!(ran.exit, Some(0));
     engine.wait_idle();
     std::fs::write(world.dir.path().join("q.graphql"), "{defaultPlatform}").unwrap();
-    assert_eq!(world.run(&["query", "--doc", "q.graphql"], "").exit, Some(0));
+    assert_eq!(
+        world.run(&["query", "--doc", "q.graphql"], "").exit,
+        Some(0)
+    );
 }
 
 #[test]
@@ -244,14 +324,34 @@ fn a_query_s_mistakes_are_told_on_stderr() {
     let _engine = world.engine();
     let check = |args: &[&str], stdin: &str, says: &str| {
         let ran = world.run(args, stdin);
-        assert_eq!((ran.exit, ran.stdout.as_str()), (Some(1), ""), "{args:?}: {ran:?}");
+        assert_eq!(
+            (ran.exit, ran.stdout.as_str()),
+            (Some(1), ""),
+            "{args:?}: {ran:?}"
+        );
         assert!(ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
     };
-    check(&["query"], "{nope}", "Error: input: nope resolve: no field nope");
-    check(&["query", "--doc", "gone.graphql"], "", "Error: open gone.graphql: no such file or directory");
+    check(
+        &["query"],
+        "{nope}",
+        "Error: input: nope resolve: no field nope",
+    );
+    check(
+        &["query", "--doc", "gone.graphql"],
+        "",
+        "Error: open gone.graphql: no such file or directory",
+    );
     check(&["query", "--nope"], "", "Error: unknown flag: --nope");
-    check(&["query", "--workdir", "gone"], "{}", "cannot use the workdir `gone`");
-    check(&["query", "--progress", "tty"], "{}", "no tty available for progress \"tty\"");
+    check(
+        &["query", "--workdir", "gone"],
+        "{}",
+        "cannot use the workdir `gone`",
+    );
+    check(
+        &["query", "--progress", "tty"],
+        "{}",
+        "no tty available for progress \"tty\"",
+    );
     check(&["call", "x"], "", "no dagger.json found");
     check(&["core", "version"], "", "`core` is not available");
 }
@@ -260,12 +360,23 @@ fn a_query_s_mistakes_are_told_on_stderr() {
 fn an_interrupted_query_exits_with_2() {
     let world = World::new();
     let engine = world.engine();
-    let mut child = world.command(&["query"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = world
+        .command(&["query"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(b"{hang}").unwrap();
     engine.client();
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
     let ran = Ran::of(child);
-    assert_eq!((ran.exit, ran.stderr.as_str()), (Some(2), "Error: query canceled\n"));
+    assert_eq!(
+        (ran.exit, ran.stderr.as_str()),
+        (Some(2), "Error: query canceled\n")
+    );
     engine.wait_idle();
 }
 
@@ -274,16 +385,32 @@ fn a_command_runs_in_a_session_and_keeps_its_status() {
     let world = World::new();
     let engine = world.engine();
     let run = |args: &[&str]| world.run(&[&["run"], args].concat(), "");
-    let ran = run(&["sh", "-c", "test -n \"$DAGGER_SESSION_TOKEN\" && echo $DAGGER_SESSION_PORT; exit 7"]);
+    let ran = run(&[
+        "sh",
+        "-c",
+        "test -n \"$DAGGER_SESSION_TOKEN\" && echo $DAGGER_SESSION_PORT; exit 7",
+    ]);
     assert_eq!(ran.exit, Some(7));
     assert!(ran.stdout.trim().parse::<u16>().is_ok(), "{ran:?}");
     assert_eq!(run(&["sh", "-c", "kill -9 $$"]).exit, Some(137));
     let missing = run(&["no-such-program-here"]);
     assert_eq!(missing.exit, Some(1));
-    assert_eq!(missing.stderr, "Error: exec: \"no-such-program-here\": executable file not found in $PATH\n");
+    assert_eq!(
+        missing.stderr,
+        "Error: exec: \"no-such-program-here\": executable file not found in $PATH\n"
+    );
     // A query inside uses the session of the outside.
-    let inner = run(&["--silent", client().to_str().unwrap(), "query", "--doc", "/dev/stdin"]);
-    assert!(inner.exit == Some(0) && inner.stdout.contains("linux/amd64"), "{inner:?}");
+    let inner = run(&[
+        "--silent",
+        client().to_str().unwrap(),
+        "query",
+        "--doc",
+        "/dev/stdin",
+    ]);
+    assert!(
+        inner.exit == Some(0) && inner.stdout.contains("linux/amd64"),
+        "{inner:?}"
+    );
     engine.wait_idle();
 }
 
@@ -292,61 +419,123 @@ fn an_interrupted_run_ends_its_command() {
     let world = World::new();
     let engine = world.engine();
     let script = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
-    let mut child = world.command(&["run", "--cleanup-timeout", "10s", "sh", "-c", script]).spawn().unwrap();
+    let mut child = world
+        .command(&["run", "--cleanup-timeout", "10s", "sh", "-c", script])
+        .spawn()
+        .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
     let ran = Ran::of(child);
     out.read_line(&mut line).unwrap();
-    assert_eq!((ran.exit, line.as_str(), ran.stderr.as_str()), (Some(2), "ready\nbye\n", "Error: run canceled\n"));
+    assert_eq!(
+        (ran.exit, line.as_str(), ran.stderr.as_str()),
+        (Some(2), "ready\nbye\n", "Error: run canceled\n")
+    );
     engine.wait_idle();
 }
 
 #[test]
 fn an_engine_is_started_once_for_many_and_stopped() {
     let world = World::new();
-    let children: Vec<_> = (0..6).map(|_| world.command(&["query", "--doc", "/dev/stdin"]).spawn().unwrap()).collect();
+    let children: Vec<_> = (0..6)
+        .map(|_| {
+            world
+                .command(&["query", "--doc", "/dev/stdin"])
+                .spawn()
+                .unwrap()
+        })
+        .collect();
     for child in children {
         let ran = Ran::of(child);
         assert_eq!(ran.exit, Some(0), "{ran:?}");
     }
     assert!(world.dir.path().join("state/engine.log").exists());
     let status = world.run(&["engine", "status"], "");
-    assert!(status.stdout.starts_with("Engine:    v0.14.0"), "{status:?}");
+    assert!(
+        status.stdout.starts_with("Engine:    v0.14.0"),
+        "{status:?}"
+    );
     let end = Instant::now() + LIMIT;
     while world.socket().exists() {
         assert!(world.run(&["engine", "stop"], "").exit == Some(0) && Instant::now() < end);
     }
-    assert_eq!(world.run(&["engine", "stop"], "").stdout, "No engine is running.\n");
+    assert_eq!(
+        world.run(&["engine", "stop"], "").stdout,
+        "No engine is running.\n"
+    );
 }
 
 #[test]
 fn an_engine_that_cannot_start_is_explained_with_its_log() {
     let world = World::new();
-    let ran = Ran::of(world.command(&["query", "--doc", "/dev/null"]).env("BODKIN_CONFIG", "/broken.json").spawn().unwrap());
+    let ran = Ran::of(
+        world
+            .command(&["query", "--doc", "/dev/null"])
+            .env("BODKIN_CONFIG", "/broken.json")
+            .spawn()
+            .unwrap(),
+    );
     assert_eq!(ran.exit, Some(1));
     let log = world.dir.path().join("state/engine.log");
-    assert!(ran.stderr.contains("the engine ended with exit status: 1"), "{}", ran.stderr);
-    assert!(ran.stderr.contains(log.to_str().unwrap()) && ran.stderr.contains("| cannot understand the configuration"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("the engine ended with exit status: 1"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains(log.to_str().unwrap())
+            && ran.stderr.contains("| cannot understand the configuration"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
 fn an_engine_elsewhere_is_never_started() {
     let world = World::new();
-    let ask = |host: &str| Ran::of(world.command(&["query", "--doc", "/dev/null"]).env("_EXPERIMENTAL_DAGGER_RUNNER_HOST", host).spawn().unwrap());
+    let ask = |host: &str| {
+        Ran::of(
+            world
+                .command(&["query", "--doc", "/dev/null"])
+                .env("_EXPERIMENTAL_DAGGER_RUNNER_HOST", host)
+                .spawn()
+                .unwrap(),
+        )
+    };
     let missing = ask("unix:///nowhere/k");
     assert_eq!(missing.exit, Some(1));
-    assert!(missing.stderr.contains("cannot reach the engine at `unix:///nowhere/k`"), "{}", missing.stderr);
-    assert!(ask("docker-image://x").stderr.contains("expected unix:///path or tcp://host:port"));
+    assert!(
+        missing
+            .stderr
+            .contains("cannot reach the engine at `unix:///nowhere/k`"),
+        "{}",
+        missing.stderr
+    );
+    assert!(
+        ask("docker-image://x")
+            .stderr
+            .contains("expected unix:///path or tcp://host:port")
+    );
     let _engine = world.engine();
-    assert_eq!(ask(&format!("unix://{}", world.socket().display())).exit, Some(0));
+    assert_eq!(
+        ask(&format!("unix://{}", world.socket().display())).exit,
+        Some(0)
+    );
     assert!(!world.dir.path().join("state").exists());
 }
 
 #[test]
 fn the_version_is_dagger_s() {
     let ran = World::new().run(&["version"], "");
-    assert!(ran.stdout.starts_with("dagger v0.14.0 (bodkin v") && ran.exit == Some(0), "{ran:?}");
+    assert!(
+        ran.stdout.starts_with("dagger v0.14.0 (bodkin v") && ran.exit == Some(0),
+        "{ran:?}"
+    );
 }

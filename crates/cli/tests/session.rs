@@ -31,10 +31,18 @@ fn play(with: impl FnOnce(&Engine)) -> (Over, Vec<ProgressEvent>) {
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let (show, shown) = mpsc::channel();
     let client = thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async move {
             let conn = door.connect().await.unwrap();
-            let info = client_info(None, BTreeMap::new(), std::path::Path::new("/w"), "token".into());
+            let info = client_info(
+                None,
+                BTreeMap::new(),
+                std::path::Path::new("/w"),
+                "token".into(),
+            );
             let show = Box::new(move |e: &ProgressEvent| drop(show.send(e.clone())));
             let session = Session::open(door, conn, info, show).await.unwrap();
             tokio::select! {
@@ -59,17 +67,30 @@ fn files_are_answered_many_at_once() {
             .map(|n| {
                 let file = dir.path().join(format!("f{n}"));
                 std::fs::write(&file, n.to_string()).unwrap();
-                (n, engine.open(LinkRequest::ReadFile { path: file.as_path().into(), max: 10 }))
+                (
+                    n,
+                    engine.open(LinkRequest::ReadFile {
+                        path: file.as_path().into(),
+                        max: 10,
+                    }),
+                )
             })
             .collect();
         for (n, stream) in asked {
             let mut conn = engine.stream(stream);
-            let answer: wire::Status<FileBytes> = wire::line::read(&mut conn, 1000).unwrap().unwrap();
+            let answer: wire::Status<FileBytes> =
+                wire::line::read(&mut conn, 1000).unwrap().unwrap();
             let mut text = String::new();
             conn.read_to_string(&mut text).unwrap();
-            assert_eq!((text, answer.into_result().unwrap().size), (n.to_string(), n.to_string().len() as u64));
+            assert_eq!(
+                (text, answer.into_result().unwrap().size),
+                (n.to_string(), n.to_string().len() as u64)
+            );
         }
-        let (missing, _) = engine.ask::<PathStat>(LinkRequest::Stat { path: RawPath::from("/nowhere"), follow: false });
+        let (missing, _) = engine.ask::<PathStat>(LinkRequest::Stat {
+            path: RawPath::from("/nowhere"),
+            follow: false,
+        });
         assert_eq!(missing.unwrap_err().kind, LinkErrorKind::NotFound);
     });
     assert_eq!(over, Over::Bye);
@@ -81,7 +102,13 @@ fn requests_of_a_newer_engine_are_refused_and_its_lines_ignored() {
         let (answer, _) = engine.ask::<()>(LinkRequest::Unknown);
         assert_eq!(answer.unwrap_err().kind, LinkErrorKind::Invalid);
         engine.say(&ToClient::Unknown);
-        engine.ask::<PathStat>(LinkRequest::Stat { path: "/".into(), follow: true }).0.unwrap();
+        engine
+            .ask::<PathStat>(LinkRequest::Stat {
+                path: "/".into(),
+                follow: true,
+            })
+            .0
+            .unwrap();
     });
     assert_eq!(over, Over::Bye);
 }
@@ -100,7 +127,8 @@ fn a_dialled_connection_carries_bytes_and_both_ends() {
             conn.get_mut().write_all(b"question").unwrap();
             conn.get_mut().shutdown(Shutdown::Write).unwrap();
             let mut question = String::new();
-            let answer = |peer: &mut dyn Read, question: &mut String| peer.read_to_string(question).unwrap();
+            let answer =
+                |peer: &mut dyn Read, question: &mut String| peer.read_to_string(question).unwrap();
             if network == Network::Tcp {
                 let mut peer = tcp.accept().unwrap().0;
                 answer(&mut peer, &mut question);
@@ -120,10 +148,29 @@ fn a_dialled_connection_carries_bytes_and_both_ends() {
 #[test]
 fn nobody_listening_is_told_as_go_tells_it() {
     play(|engine| {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let dial = |network, addr: &str| engine.ask::<()>(LinkRequest::Dial { network, addr: addr.into() }).0.unwrap_err().message;
-        assert_eq!(dial(Network::Tcp, &free), format!("dial tcp {free}: connection refused"));
-        assert_eq!(dial(Network::Unix, "/nowhere/s"), "dial unix /nowhere/s: no such file or directory");
+        let free = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .to_string();
+        let dial = |network, addr: &str| {
+            engine
+                .ask::<()>(LinkRequest::Dial {
+                    network,
+                    addr: addr.into(),
+                })
+                .0
+                .unwrap_err()
+                .message
+        };
+        assert_eq!(
+            dial(Network::Tcp, &free),
+            format!("dial tcp {free}: connection refused")
+        );
+        assert_eq!(
+            dial(Network::Unix, "/nowhere/s"),
+            "dial unix /nowhere/s: no such file or directory"
+        );
         assert!(dial(Network::Tcp, "no-port").contains("is not host:port"));
     });
 }
@@ -134,7 +181,10 @@ fn datagrams_keep_their_borders() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(LIMIT)).unwrap();
         let addr = server.local_addr().unwrap().to_string();
-        let (answer, mut conn) = engine.ask::<()>(LinkRequest::Dial { network: Network::Udp, addr });
+        let (answer, mut conn) = engine.ask::<()>(LinkRequest::Dial {
+            network: Network::Udp,
+            addr,
+        });
         answer.unwrap();
         frame::write(conn.get_mut(), Kind::Data, b"one").unwrap();
         frame::write(conn.get_mut(), Kind::Data, b"two!").unwrap();
@@ -144,14 +194,23 @@ fn datagrams_keep_their_borders() {
         assert_eq!(server.recv_from(&mut buffer).unwrap().0, 4);
         server.send_to(b"back", from).unwrap();
         let mut payload = Vec::new();
-        assert_eq!((frame::read(&mut conn, &mut payload).unwrap(), payload.as_slice()), (Kind::Data, &b"back"[..]));
+        assert_eq!(
+            (
+                frame::read(&mut conn, &mut payload).unwrap(),
+                payload.as_slice()
+            ),
+            (Kind::Data, &b"back"[..])
+        );
     });
 }
 
 #[test]
 fn a_listener_lives_as_long_as_its_stream() {
     play(|engine| {
-        let stream = engine.open(LinkRequest::Listen { addr: "127.0.0.1:0".into(), network: Network::Tcp });
+        let stream = engine.open(LinkRequest::Listen {
+            addr: "127.0.0.1:0".into(),
+            network: Network::Tcp,
+        });
         let mut conn = engine.stream(stream);
         let bound: wire::Status<Listening> = wire::line::read(&mut conn, 1000).unwrap().unwrap();
         let addr = bound.into_result().unwrap().addr;
@@ -167,8 +226,14 @@ fn a_listener_lives_as_long_as_its_stream() {
         text.clear();
         peer.read_to_string(&mut text).unwrap();
         assert_eq!(text, "bye");
-        let (taken, _) = engine.ask::<Listening>(LinkRequest::Listen { addr: addr.clone(), network: Network::Tcp });
-        assert_eq!(taken.unwrap_err().message, format!("listen tcp {addr}: address already in use"));
+        let (taken, _) = engine.ask::<Listening>(LinkRequest::Listen {
+            addr: addr.clone(),
+            network: Network::Tcp,
+        });
+        assert_eq!(
+            taken.unwrap_err().message,
+            format!("listen tcp {addr}: address already in use")
+        );
         drop(conn);
         let end = std::time::Instant::now() + LIMIT;
         while TcpStream::connect(&addr).is_ok() {
@@ -179,7 +244,9 @@ fn a_listener_lives_as_long_as_its_stream() {
 
 #[test]
 fn progress_is_shown_and_an_engine_that_leaves_is_noticed() {
-    let note = ProgressEvent::Note { text: "hello".into() };
+    let note = ProgressEvent::Note {
+        text: "hello".into(),
+    };
     let (over, shown) = play(|engine| {
         engine.progress(note.clone());
         engine.say(&ToClient::Bye);

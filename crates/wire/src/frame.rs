@@ -87,7 +87,11 @@ fn parse(header: [u8; HEADER]) -> Result<(Kind, usize), FrameError> {
     let [kind, a, b, c, d] = header;
     let kind = Kind::from_byte(kind).ok_or(FrameError::Kind(kind))?;
     let len = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-    if len > MAX_PAYLOAD { Err(FrameError::TooLong(len)) } else { Ok((kind, len)) }
+    if len > MAX_PAYLOAD {
+        Err(FrameError::TooLong(len))
+    } else {
+        Ok((kind, len))
+    }
 }
 
 /// Appends a whole frame to a buffer.
@@ -122,7 +126,11 @@ pub fn read(from: &mut impl Read, payload: &mut Vec<u8>) -> Result<Kind, FrameEr
 ///
 /// # Errors
 /// As [`write`].
-pub async fn write_async(to: &mut (impl AsyncWrite + Unpin), kind: Kind, payload: &[u8]) -> io::Result<()> {
+pub async fn write_async(
+    to: &mut (impl AsyncWrite + Unpin),
+    kind: Kind,
+    payload: &[u8],
+) -> io::Result<()> {
     to.write_all(&header(kind, payload.len())).await?;
     to.write_all(payload).await
 }
@@ -131,7 +139,10 @@ pub async fn write_async(to: &mut (impl AsyncWrite + Unpin), kind: Kind, payload
 ///
 /// # Errors
 /// As [`read`].
-pub async fn read_async(from: &mut (impl AsyncRead + Unpin), payload: &mut Vec<u8>) -> Result<Kind, FrameError> {
+pub async fn read_async(
+    from: &mut (impl AsyncRead + Unpin),
+    payload: &mut Vec<u8>,
+) -> Result<Kind, FrameError> {
     let mut head = [0; HEADER];
     from.read_exact(&mut head).await.map_err(FrameError::Io)?;
     let (kind, len) = parse(head)?;
@@ -214,8 +225,17 @@ mod tests {
         assert_eq!(read(&mut from, &mut payload).unwrap(), Kind::Data);
         assert_eq!(payload, b"abc");
         assert_eq!(read(&mut from, &mut payload).unwrap(), Kind::Done);
-        assert!(matches!(read(&mut from, &mut payload), Err(FrameError::Io(_))));
-        assert!(matches!(read(&mut &[99, 0, 0, 0, 0][..], &mut payload), Err(FrameError::Kind(99))));
-        assert!(matches!(read(&mut &[8, 0, 0, 0, 255][..], &mut payload), Err(FrameError::TooLong(_))));
+        assert!(matches!(
+            read(&mut from, &mut payload),
+            Err(FrameError::Io(_))
+        ));
+        assert!(matches!(
+            read(&mut &[99, 0, 0, 0, 0][..], &mut payload),
+            Err(FrameError::Kind(99))
+        ));
+        assert!(matches!(
+            read(&mut &[8, 0, 0, 0, 255][..], &mut payload),
+            Err(FrameError::TooLong(_))
+        ));
     }
 }

@@ -46,7 +46,10 @@ fn take(buffer: &[u8], line: &mut Vec<u8>, max: usize) -> Result<(usize, bool), 
 ///
 /// # Errors
 /// A long, broken or foreign line, or a failed connection.
-pub fn read<T: DeserializeOwned>(from: &mut impl BufRead, max: usize) -> Result<Option<T>, LineError> {
+pub fn read<T: DeserializeOwned>(
+    from: &mut impl BufRead,
+    max: usize,
+) -> Result<Option<T>, LineError> {
     let mut line = Vec::new();
     loop {
         let buffer = match from.fill_buf() {
@@ -55,12 +58,18 @@ pub fn read<T: DeserializeOwned>(from: &mut impl BufRead, max: usize) -> Result<
             Err(e) => return Err(LineError::Io(e)),
         };
         if buffer.is_empty() {
-            return if line.is_empty() { Ok(None) } else { Err(LineError::Closed) };
+            return if line.is_empty() {
+                Ok(None)
+            } else {
+                Err(LineError::Closed)
+            };
         }
         let (used, complete) = take(buffer, &mut line, max)?;
         from.consume(used);
         if complete {
-            return serde_json::from_slice(&line).map(Some).map_err(LineError::Json);
+            return serde_json::from_slice(&line)
+                .map(Some)
+                .map_err(LineError::Json);
         }
     }
 }
@@ -69,17 +78,26 @@ pub fn read<T: DeserializeOwned>(from: &mut impl BufRead, max: usize) -> Result<
 ///
 /// # Errors
 /// As [`read`].
-pub async fn read_async<T: DeserializeOwned>(from: &mut (impl AsyncBufRead + Unpin), max: usize) -> Result<Option<T>, LineError> {
+pub async fn read_async<T: DeserializeOwned>(
+    from: &mut (impl AsyncBufRead + Unpin),
+    max: usize,
+) -> Result<Option<T>, LineError> {
     let mut line = Vec::new();
     loop {
         let buffer = from.fill_buf().await.map_err(LineError::Io)?;
         if buffer.is_empty() {
-            return if line.is_empty() { Ok(None) } else { Err(LineError::Closed) };
+            return if line.is_empty() {
+                Ok(None)
+            } else {
+                Err(LineError::Closed)
+            };
         }
         let (used, complete) = take(buffer, &mut line, max)?;
         from.consume(used);
         if complete {
-            return serde_json::from_slice(&line).map(Some).map_err(LineError::Json);
+            return serde_json::from_slice(&line)
+                .map(Some)
+                .map_err(LineError::Json);
         }
     }
 }
@@ -99,14 +117,19 @@ pub fn encode(value: &impl Serialize) -> Result<Vec<u8>, LineError> {
 /// # Errors
 /// A failed connection.
 pub fn write(to: &mut impl Write, value: &impl Serialize) -> Result<(), LineError> {
-    to.write_all(&encode(value)?).and_then(|()| to.flush()).map_err(LineError::Io)
+    to.write_all(&encode(value)?)
+        .and_then(|()| to.flush())
+        .map_err(LineError::Io)
 }
 
 /// [`write`] for async connections.
 ///
 /// # Errors
 /// As [`write`].
-pub async fn write_async(to: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> Result<(), LineError> {
+pub async fn write_async(
+    to: &mut (impl AsyncWrite + Unpin),
+    value: &impl Serialize,
+) -> Result<(), LineError> {
     let line = encode(value)?;
     to.write_all(&line).await.map_err(LineError::Io)?;
     to.flush().await.map_err(LineError::Io)
@@ -129,13 +152,23 @@ mod tests {
     #[test]
     fn an_endless_line_is_refused_at_the_limit() {
         let mut from = io::Cursor::new(vec![b'x'; 1000]);
-        assert!(matches!(read::<u32>(&mut from, 10), Err(LineError::TooLong(10))));
+        assert!(matches!(
+            read::<u32>(&mut from, 10),
+            Err(LineError::TooLong(10))
+        ));
     }
 
     #[test]
     fn an_end_between_lines_is_no_error_and_within_one_is() {
-        assert!(read::<u32>(&mut io::Cursor::new(b""), 10).unwrap().is_none());
-        assert!(matches!(read::<u32>(&mut io::Cursor::new(b"12"), 10), Err(LineError::Closed)));
+        assert!(
+            read::<u32>(&mut io::Cursor::new(b""), 10)
+                .unwrap()
+                .is_none()
+        );
+        assert!(matches!(
+            read::<u32>(&mut io::Cursor::new(b"12"), 10),
+            Err(LineError::Closed)
+        ));
     }
 
     #[tokio::test]
@@ -143,9 +176,14 @@ mod tests {
         let mut line = encode(&[1, 2]).unwrap();
         line.extend_from_slice(b"tail");
         let mut from = tokio::io::BufReader::with_capacity(3, io::Cursor::new(line));
-        assert_eq!(read_async::<Vec<u8>>(&mut from, 100).await.unwrap(), Some(vec![1, 2]));
+        assert_eq!(
+            read_async::<Vec<u8>>(&mut from, 100).await.unwrap(),
+            Some(vec![1, 2])
+        );
         let mut rest = Vec::new();
-        tokio::io::AsyncReadExt::read_to_end(&mut from, &mut rest).await.unwrap();
+        tokio::io::AsyncReadExt::read_to_end(&mut from, &mut rest)
+            .await
+            .unwrap();
         assert_eq!(rest, b"tail");
     }
 }

@@ -171,7 +171,10 @@ pub enum LinkErrorKind {
 impl LinkError {
     /// An error.
     pub fn new(kind: LinkErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// What the machine said when `what` was tried, worded as Go programs do: `lstat /x: no such file or directory`.
@@ -180,14 +183,21 @@ impl LinkError {
         let kind = match error.kind() {
             K::NotFound => LinkErrorKind::NotFound,
             K::PermissionDenied => LinkErrorKind::Permission,
-            K::NotADirectory | K::IsADirectory | K::InvalidInput | K::InvalidFilename => LinkErrorKind::Invalid,
+            K::NotADirectory | K::IsADirectory | K::InvalidInput | K::InvalidFilename => {
+                LinkErrorKind::Invalid
+            }
             _ => LinkErrorKind::Io,
         };
         // `No such file or directory (os error 2)` → `no such file or directory`.
         let text = error.to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
         let mut chars = text.chars();
-        let text: String = chars.next().map(|c| c.to_ascii_lowercase()).into_iter().chain(chars).collect();
+        let text: String = chars
+            .next()
+            .map(|c| c.to_ascii_lowercase())
+            .into_iter()
+            .chain(chars)
+            .collect();
         Self::new(kind, format!("{what} {}: {text}", path.display()))
     }
 }
@@ -277,7 +287,10 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).field("secret", &"…").finish()
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .field("secret", &"…")
+            .finish()
     }
 }
 
@@ -368,11 +381,27 @@ mod tests {
         assert_eq!(json(&Status::Ok(ListAnswer::Same)), r#"{"ok":"same"}"#);
         assert_eq!(json(&Status::Ok(())), r#"{"ok":null}"#);
         let error = Status::<()>::Error(LinkError::new(LinkErrorKind::NotFound, "x"));
-        assert_eq!(json(&error), r#"{"error":{"kind":"not_found","message":"x"}}"#);
-        assert_eq!(serde_json::from_str::<Status<()>>(&json(&error)).unwrap(), error);
-        assert_eq!(serde_json::from_str::<Status<()>>(r#"{"ok":null}"#).unwrap(), Status::Ok(()));
+        assert_eq!(
+            json(&error),
+            r#"{"error":{"kind":"not_found","message":"x"}}"#
+        );
+        assert_eq!(
+            serde_json::from_str::<Status<()>>(&json(&error)).unwrap(),
+            error
+        );
+        assert_eq!(
+            serde_json::from_str::<Status<()>>(r#"{"ok":null}"#).unwrap(),
+            Status::Ok(())
+        );
         let newer = r#"{"error":{"kind":"quota","message":"x"}}"#;
-        assert_eq!(serde_json::from_str::<Status<()>>(newer).unwrap().into_result().unwrap_err().kind, LinkErrorKind::Io);
+        assert_eq!(
+            serde_json::from_str::<Status<()>>(newer)
+                .unwrap()
+                .into_result()
+                .unwrap_err()
+                .kind,
+            LinkErrorKind::Io
+        );
     }
 
     #[test]
@@ -392,6 +421,9 @@ mod tests {
     #[test]
     fn machine_errors_read_like_go() {
         let e = std::io::Error::from_raw_os_error(2);
-        assert_eq!(LinkError::io("lstat", Path::new("/x"), &e).message, "lstat /x: no such file or directory");
+        assert_eq!(
+            LinkError::io("lstat", Path::new("/x"), &e).message,
+            "lstat /x: no such file or directory"
+        );
     }
 }

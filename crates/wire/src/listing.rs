@@ -144,16 +144,25 @@ impl Decoder {
     ///
     /// # Errors
     /// What a correct client does not send: names with slashes, unsorted names, unbalanced directories, cut entries.
-    pub fn chunk(&mut self, payload: &[u8], mut each: impl FnMut(&[u8], &Entry<'_>)) -> Result<(), FrameError> {
+    pub fn chunk(
+        &mut self,
+        payload: &[u8],
+        mut each: impl FnMut(&[u8], &Entry<'_>),
+    ) -> Result<(), FrameError> {
         self.hasher.update(payload);
         let mut rest = payload;
         while !rest.is_empty() {
-            self.one(&mut rest, &mut each).map_err(|why| FrameError::Malformed(Kind::Entries, why))?;
+            self.one(&mut rest, &mut each)
+                .map_err(|why| FrameError::Malformed(Kind::Entries, why))?;
         }
         Ok(())
     }
 
-    fn one(&mut self, rest: &mut &[u8], each: &mut impl FnMut(&[u8], &Entry<'_>)) -> Result<(), &'static str> {
+    fn one(
+        &mut self,
+        rest: &mut &[u8],
+        each: &mut impl FnMut(&[u8], &Entry<'_>),
+    ) -> Result<(), &'static str> {
         if self.ended {
             return Err("an entry after the root's end");
         }
@@ -191,7 +200,10 @@ impl Decoder {
             if self.open.len() >= MAX_DEPTH {
                 return Err("too deep");
             }
-            self.open.push(Open { parent_len: before, last: Vec::new() });
+            self.open.push(Open {
+                parent_len: before,
+                last: Vec::new(),
+            });
         } else {
             self.path.truncate(before);
         }
@@ -226,16 +238,34 @@ fn decode_entry<'a>(rest: &mut &'a [u8]) -> Option<Entry<'a>> {
     let gid = u32::try_from(take_varint(rest)?).ok()?;
     let kind = match *tag {
         DIR => EntryKind::Dir,
-        FILE => EntryKind::File { size: take_varint(rest)?, stamp: take_u64(rest)? },
-        SYMLINK => EntryKind::Symlink(take_bytes(rest).filter(|l| !l.is_empty() && l.len() < 4096 && !l.contains(&0))?),
+        FILE => EntryKind::File {
+            size: take_varint(rest)?,
+            stamp: take_u64(rest)?,
+        },
+        SYMLINK => EntryKind::Symlink(
+            take_bytes(rest).filter(|l| !l.is_empty() && l.len() < 4096 && !l.contains(&0))?,
+        ),
         _ => return None,
     };
-    Some(Entry { name, kind, mode, mtime_ns, uid, gid })
+    Some(Entry {
+        name,
+        kind,
+        mode,
+        mtime_ns,
+        uid,
+        gid,
+    })
 }
 
 /// A name that is safe to use as one path component.
 pub(crate) fn check_name(name: &[u8]) -> Result<(), &'static str> {
-    if name.is_empty() || name.len() > 255 || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
+    if name.is_empty()
+        || name.len() > 255
+        || name == b"."
+        || name == b".."
+        || name.contains(&b'/')
+        || name.contains(&0)
+    {
         return Err("a name that no file has");
     }
     Ok(())
@@ -246,11 +276,24 @@ mod tests {
     use super::*;
 
     fn dir(name: &str) -> Entry<'_> {
-        Entry { name: name.as_bytes(), kind: EntryKind::Dir, mode: 0o755, mtime_ns: -5, uid: 0, gid: 7 }
+        Entry {
+            name: name.as_bytes(),
+            kind: EntryKind::Dir,
+            mode: 0o755,
+            mtime_ns: -5,
+            uid: 0,
+            gid: 7,
+        }
     }
 
     fn file(name: &str) -> Entry<'_> {
-        Entry { kind: EntryKind::File { size: 1 << 40, stamp: 9 }, ..dir(name) }
+        Entry {
+            kind: EntryKind::File {
+                size: 1 << 40,
+                stamp: 9,
+            },
+            ..dir(name)
+        }
     }
 
     fn sample() -> Vec<u8> {
@@ -259,7 +302,11 @@ mod tests {
         dir("a").encode(&mut out);
         file("x").encode(&mut out);
         encode_leave(&mut out);
-        Entry { kind: EntryKind::Symlink(b"a/x"), ..dir("b") }.encode(&mut out);
+        Entry {
+            kind: EntryKind::Symlink(b"a/x"),
+            ..dir("b")
+        }
+        .encode(&mut out);
         file("c").encode(&mut out);
         encode_leave(&mut out);
         out
@@ -268,9 +315,18 @@ mod tests {
     fn decode(encoded: &[u8]) -> Result<Vec<String>, String> {
         let (mut decoder, mut seen) = (Decoder::new(), Vec::new());
         decoder
-            .chunk(encoded, |path, e| seen.push(format!("{} {:?} {:o}", String::from_utf8_lossy(path), e.kind, e.mode)))
+            .chunk(encoded, |path, e| {
+                seen.push(format!(
+                    "{} {:?} {:o}",
+                    String::from_utf8_lossy(path),
+                    e.kind,
+                    e.mode
+                ))
+            })
             .map_err(|e| e.to_string())?;
-        decoder.finish(&done(&digest(encoded), seen.len() as u64)).map_err(|e| e.to_string())?;
+        decoder
+            .finish(&done(&digest(encoded), seen.len() as u64))
+            .map_err(|e| e.to_string())?;
         Ok(seen)
     }
 
@@ -296,15 +352,37 @@ mod tests {
             (0..leaves).for_each(|_| encode_leave(&mut out));
             decode(&out)
         };
-        assert!(build(&[dir(""), file("..")], 1).unwrap_err().contains("no file has"));
-        assert!(build(&[dir(""), file("a/b")], 1).unwrap_err().contains("no file has"));
-        assert!(build(&[dir(""), file("")], 1).unwrap_err().contains("no file has"));
-        assert!(build(&[dir(""), file("b"), file("a")], 1).unwrap_err().contains("unsorted"));
-        assert!(build(&[dir(""), file("a"), file("a")], 1).unwrap_err().contains("unsorted"));
+        assert!(
+            build(&[dir(""), file("..")], 1)
+                .unwrap_err()
+                .contains("no file has")
+        );
+        assert!(
+            build(&[dir(""), file("a/b")], 1)
+                .unwrap_err()
+                .contains("no file has")
+        );
+        assert!(
+            build(&[dir(""), file("")], 1)
+                .unwrap_err()
+                .contains("no file has")
+        );
+        assert!(
+            build(&[dir(""), file("b"), file("a")], 1)
+                .unwrap_err()
+                .contains("unsorted")
+        );
+        assert!(
+            build(&[dir(""), file("a"), file("a")], 1)
+                .unwrap_err()
+                .contains("unsorted")
+        );
         assert!(build(&[file("")], 0).unwrap_err().contains("no directory"));
         assert!(build(&[dir("")], 0).unwrap_err().contains("not complete"));
         assert!(build(&[dir("")], 2).unwrap_err().contains("after the root"));
-        let deep: Vec<_> = std::iter::once(dir("")).chain((0..MAX_DEPTH).map(|_| dir("d"))).collect();
+        let deep: Vec<_> = std::iter::once(dir(""))
+            .chain((0..MAX_DEPTH).map(|_| dir("d")))
+            .collect();
         assert!(build(&deep, deep.len()).unwrap_err().contains("too deep"));
     }
 

@@ -40,11 +40,22 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let bad = || AddressError(text.to_owned());
         if let Some(path) = text.strip_prefix("unix://") {
-            return if path.is_empty() { Err(bad()) } else { Ok(Self::Unix(path.into())) };
+            return if path.is_empty() {
+                Err(bad())
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
         }
         let host = text.strip_prefix("tcp://").ok_or_else(bad)?;
-        let port = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()).map(|(_, p)| p.parse::<u16>());
-        if matches!(port, Some(Ok(_))) { Ok(Self::Tcp(host.to_owned())) } else { Err(bad()) }
+        let port = host
+            .rsplit_once(':')
+            .filter(|(name, _)| !name.is_empty())
+            .map(|(_, p)| p.parse::<u16>());
+        if matches!(port, Some(Ok(_))) {
+            Ok(Self::Tcp(host.to_owned()))
+        } else {
+            Err(bad())
+        }
     }
 }
 
@@ -127,20 +138,52 @@ mod tests {
     use super::*;
 
     fn place(root: bool, env: &[(&str, &str)]) -> (String, String) {
-        let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        let env = |name: &str| {
+            env.iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+        };
         let place = Place { root, env: &env };
-        (place.state_dir().display().to_string(), place.socket().display().to_string())
+        (
+            place.state_dir().display().to_string(),
+            place.socket().display().to_string(),
+        )
     }
 
     #[test]
     fn every_user_has_one_engine_and_every_state_its_own() {
         let s = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(place(true, &[]), s("/var/lib/bodkin", "/run/bodkin/engine.sock"));
-        assert_eq!(place(true, &[("BODKIN_STATE_DIR", "/s")]), s("/s", "/s/engine.sock"));
-        assert_eq!(place(true, &[("BODKIN_STATE_DIR", "/s"), ("BODKIN_SOCKET", "/k")]), s("/s", "/k"));
-        let user = [("HOME", "/home/u"), ("XDG_RUNTIME_DIR", "/run/user/1"), ("XDG_STATE_HOME", "")];
-        assert_eq!(place(false, &user), s("/home/u/.local/state/bodkin", "/run/user/1/bodkin/engine.sock"));
-        assert_eq!(place(false, &[("HOME", "/h")]), s("/h/.local/state/bodkin", "/h/.local/state/bodkin/engine.sock"));
+        assert_eq!(
+            place(true, &[]),
+            s("/var/lib/bodkin", "/run/bodkin/engine.sock")
+        );
+        assert_eq!(
+            place(true, &[("BODKIN_STATE_DIR", "/s")]),
+            s("/s", "/s/engine.sock")
+        );
+        assert_eq!(
+            place(true, &[("BODKIN_STATE_DIR", "/s"), ("BODKIN_SOCKET", "/k")]),
+            s("/s", "/k")
+        );
+        let user = [
+            ("HOME", "/home/u"),
+            ("XDG_RUNTIME_DIR", "/run/user/1"),
+            ("XDG_STATE_HOME", ""),
+        ];
+        assert_eq!(
+            place(false, &user),
+            s(
+                "/home/u/.local/state/bodkin",
+                "/run/user/1/bodkin/engine.sock"
+            )
+        );
+        assert_eq!(
+            place(false, &[("HOME", "/h")]),
+            s(
+                "/h/.local/state/bodkin",
+                "/h/.local/state/bodkin/engine.sock"
+            )
+        );
     }
 
     #[test]
@@ -148,7 +191,14 @@ mod tests {
         for good in ["unix:///run/x.sock", "tcp://host:1", "tcp://[::1]:80"] {
             assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
         }
-        for bad in ["", "unix://", "tcp://host", "tcp://:1", "docker-container://x", "tcp://h:99999"] {
+        for bad in [
+            "",
+            "unix://",
+            "tcp://host",
+            "tcp://:1",
+            "docker-container://x",
+            "tcp://h:99999",
+        ] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
     }

@@ -113,7 +113,11 @@ impl<'a> Piece<'a> {
                 frame::push_varint(out, meta.mode.into());
                 out.extend_from_slice(&meta.mtime_ns.to_le_bytes());
             }
-            Self::Symlink { path, target, mtime_ns } => {
+            Self::Symlink {
+                path,
+                target,
+                mtime_ns,
+            } => {
                 frame::push_bytes(out, path);
                 frame::push_bytes(out, target);
                 out.extend_from_slice(&mtime_ns.to_le_bytes());
@@ -125,7 +129,13 @@ impl<'a> Piece<'a> {
             Self::Data(bytes) => out.extend_from_slice(bytes),
             Self::Hole(len) => frame::push_varint(out, *len),
             Self::End { changed } => out.push(u8::from(*changed)),
-            Self::Begin { index, size, mode, mtime_ns, stamp } => {
+            Self::Begin {
+                index,
+                size,
+                mode,
+                mtime_ns,
+                stamp,
+            } => {
                 frame::push_varint(out, *index);
                 frame::push_varint(out, *size);
                 frame::push_varint(out, (*mode).into());
@@ -152,7 +162,8 @@ impl<'a> Piece<'a> {
     /// A frame of another kind or a malformed one. Paths are checked: relative, no empty component, no `.` or `..`.
     pub fn decode(kind: Kind, payload: &'a [u8]) -> Result<Self, FrameError> {
         let mut rest = payload;
-        let piece = Self::take(kind, &mut rest).ok_or(FrameError::Malformed(kind, "cut or out of range"))?;
+        let piece = Self::take(kind, &mut rest)
+            .ok_or(FrameError::Malformed(kind, "cut or out of range"))?;
         if !rest.is_empty() {
             return Err(FrameError::Malformed(kind, "longer than it should be"));
         }
@@ -160,28 +171,48 @@ impl<'a> Piece<'a> {
             Self::Dir { path, .. } => path.is_empty() || is_relative(path),
             Self::File { path, .. } => is_relative(path),
             Self::Symlink { path, target, .. } => {
-                is_relative(path) && !target.is_empty() && target.len() < 4096 && !target.contains(&0)
+                is_relative(path)
+                    && !target.is_empty()
+                    && target.len() < 4096
+                    && !target.contains(&0)
             }
             Self::HardLink { path, target } => is_relative(path) && is_relative(target),
             _ => true,
         };
-        if path_ok { Ok(piece) } else { Err(FrameError::Malformed(kind, "a path that leads elsewhere")) }
+        if path_ok {
+            Ok(piece)
+        } else {
+            Err(FrameError::Malformed(kind, "a path that leads elsewhere"))
+        }
     }
 
     fn take(kind: Kind, rest: &mut &'a [u8]) -> Option<Self> {
         Some(match kind {
-            Kind::Dir => Self::Dir { path: take_bytes(rest)?, meta: take_meta(rest)? },
-            Kind::File => Self::File { path: take_bytes(rest)?, meta: take_meta(rest)? },
-            Kind::Symlink => {
-                Self::Symlink { path: take_bytes(rest)?, target: take_bytes(rest)?, mtime_ns: take_u64(rest)?.cast_signed() }
-            }
-            Kind::HardLink => Self::HardLink { path: take_bytes(rest)?, target: take_bytes(rest)? },
+            Kind::Dir => Self::Dir {
+                path: take_bytes(rest)?,
+                meta: take_meta(rest)?,
+            },
+            Kind::File => Self::File {
+                path: take_bytes(rest)?,
+                meta: take_meta(rest)?,
+            },
+            Kind::Symlink => Self::Symlink {
+                path: take_bytes(rest)?,
+                target: take_bytes(rest)?,
+                mtime_ns: take_u64(rest)?.cast_signed(),
+            },
+            Kind::HardLink => Self::HardLink {
+                path: take_bytes(rest)?,
+                target: take_bytes(rest)?,
+            },
             Kind::Data => Self::Data(std::mem::take(rest)),
             Kind::Hole => Self::Hole(take_varint(rest)?),
             Kind::End => {
                 let (flag, after) = rest.split_first()?;
                 *rest = after;
-                Self::End { changed: *flag != 0 }
+                Self::End {
+                    changed: *flag != 0,
+                }
             }
             Kind::Begin => Self::Begin {
                 index: take_varint(rest)?,
@@ -190,7 +221,10 @@ impl<'a> Piece<'a> {
                 mtime_ns: take_u64(rest)?.cast_signed(),
                 stamp: take_u64(rest)?,
             },
-            Kind::Missing => Self::Missing { index: take_varint(rest)?, error: take_error(rest)? },
+            Kind::Missing => Self::Missing {
+                index: take_varint(rest)?,
+                error: take_error(rest)?,
+            },
             Kind::Done => Self::Done,
             Kind::Fail => Self::Fail(take_error(rest)?),
             Kind::Entries => return None,
@@ -199,7 +233,10 @@ impl<'a> Piece<'a> {
 }
 
 fn take_meta(rest: &mut &[u8]) -> Option<Meta> {
-    Some(Meta { mode: u32::try_from(take_varint(rest)?).ok()? & 0o7777, mtime_ns: take_u64(rest)?.cast_signed() })
+    Some(Meta {
+        mode: u32::try_from(take_varint(rest)?).ok()? & 0o7777,
+        mtime_ns: take_u64(rest)?.cast_signed(),
+    })
 }
 
 /// An error always serialises: two plain fields.
@@ -215,7 +252,10 @@ fn take_error(rest: &mut &[u8]) -> Option<LinkError> {
 
 /// A path below some directory: plain names between single slashes.
 pub fn is_relative(path: &[u8]) -> bool {
-    path.len() < 4096 && path.split(|b| *b == b'/').all(|name| listing::check_name(name).is_ok())
+    path.len() < 4096
+        && path
+            .split(|b| *b == b'/')
+            .all(|name| listing::check_name(name).is_ok())
 }
 
 #[cfg(test)]
@@ -225,19 +265,38 @@ mod tests {
 
     #[test]
     fn every_piece_round_trips() {
-        let meta = Meta { mode: 0o644, mtime_ns: -1 };
+        let meta = Meta {
+            mode: 0o644,
+            mtime_ns: -1,
+        };
         let error = LinkError::new(LinkErrorKind::Permission, "no");
         let pieces = [
             Piece::Dir { path: b"", meta },
             Piece::Dir { path: b"d", meta },
             Piece::File { path: b"d/f", meta },
-            Piece::Symlink { path: b"l", target: b"/etc/passwd", mtime_ns: 3 },
-            Piece::HardLink { path: b"h", target: b"d/f" },
+            Piece::Symlink {
+                path: b"l",
+                target: b"/etc/passwd",
+                mtime_ns: 3,
+            },
+            Piece::HardLink {
+                path: b"h",
+                target: b"d/f",
+            },
             Piece::Data(b"content"),
             Piece::Hole(1 << 50),
             Piece::End { changed: true },
-            Piece::Begin { index: 4, size: 5, mode: 0o600, mtime_ns: 7, stamp: 8 },
-            Piece::Missing { index: 2, error: error.clone() },
+            Piece::Begin {
+                index: 4,
+                size: 5,
+                mode: 0o600,
+                mtime_ns: 7,
+                stamp: 8,
+            },
+            Piece::Missing {
+                index: 2,
+                error: error.clone(),
+            },
             Piece::Fail(error),
             Piece::Done,
         ];
@@ -253,7 +312,10 @@ mod tests {
 
     #[test]
     fn paths_that_lead_elsewhere_are_refused() {
-        let meta = Meta { mode: 0, mtime_ns: 0 };
+        let meta = Meta {
+            mode: 0,
+            mtime_ns: 0,
+        };
         for path in [&b"/etc"[..], b"..", b"a/../b", b"a//b", b"a/", b".", b"a\0"] {
             let mut out = Vec::new();
             Piece::File { path, meta }.encode(&mut out);

@@ -40,21 +40,40 @@ fn serve(engine: &args::Engine, global: &Global) -> Result<Outcome, Failure> {
     }
     // Not that of whoever happened to start it.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let state_flag = engine.state_dir.as_ref().map(|d| d.to_string_lossy().into_owned());
-    let with_flag = |name: &str| if name == paths::STATE_DIR { state_flag.clone().or_else(|| env(name)) } else { env(name) };
-    let place = paths::Place { env: &with_flag, ..place() };
+    let state_flag = engine
+        .state_dir
+        .as_ref()
+        .map(|d| d.to_string_lossy().into_owned());
+    let with_flag = |name: &str| {
+        if name == paths::STATE_DIR {
+            state_flag.clone().or_else(|| env(name))
+        } else {
+            env(name)
+        }
+    };
+    let place = paths::Place {
+        env: &with_flag,
+        ..place()
+    };
     let absolute = |path: std::path::PathBuf| {
-        std::path::absolute(&path).map_err(|e| Failure::new(format!("cannot use `{}`: {e}", path.display())))
+        std::path::absolute(&path)
+            .map_err(|e| Failure::new(format!("cannot use `{}`: {e}", path.display())))
     };
     let listen = match engine.addr.as_slice() {
         [] => vec![paths::Address::Unix(absolute(place.socket())?)],
         given => given.to_vec(),
     };
     let from_env = match env(paths::IDLE_TIMEOUT) {
-        Some(text) => Some(args::duration(&text).map_err(|e| Failure::new(format!("cannot use {}: {e}", paths::IDLE_TIMEOUT)))?),
+        Some(text) => Some(
+            args::duration(&text)
+                .map_err(|e| Failure::new(format!("cannot use {}: {e}", paths::IDLE_TIMEOUT)))?,
+        ),
         None => None,
     };
-    let idle = engine.idle_timeout.or(from_env).or(engine.detached.then_some(IDLE));
+    let idle = engine
+        .idle_timeout
+        .or(from_env)
+        .or(engine.detached.then_some(IDLE));
     Ok(Outcome::Engine(EngineOptions {
         state_dir: absolute(place.state_dir())?,
         listen,
@@ -71,7 +90,10 @@ fn ask(request: AdminRequest) -> Result<Option<AdminStatus>, Failure> {
         let (_, conn) = match Door::find_running(&place()).await {
             Ok(found) => found,
             Err(ConnectError::Reach { source, .. })
-                if matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+                ) =>
             {
                 return Ok(None);
             }
@@ -85,7 +107,9 @@ fn ask(request: AdminRequest) -> Result<Option<AdminStatus>, Failure> {
         let answer = match timeout(ANSWER, question).await {
             Ok(Ok(Some(answer))) => answer,
             // An engine that was just ending took the question with it.
-            Ok(Ok(None) | Err(line::LineError::Io(_))) if request == AdminRequest::Stop => return Ok(None),
+            Ok(Ok(None) | Err(line::LineError::Io(_))) if request == AdminRequest::Stop => {
+                return Ok(None);
+            }
             Ok(Err(e)) => return Err(Failure::from_error(&e)),
             Ok(Ok(None)) | Err(_) => return Err(Failure::new("the engine does not answer")),
         };
@@ -93,7 +117,10 @@ fn ask(request: AdminRequest) -> Result<Option<AdminStatus>, Failure> {
         if request == AdminRequest::Stop {
             let mut rest = Vec::new();
             let gone = tokio::io::AsyncReadExt::read_to_end(&mut conn, &mut rest);
-            timeout(STOP, gone).await.map_err(|_| Failure::new("the engine did not end in time")).map(|_| ())?;
+            timeout(STOP, gone)
+                .await
+                .map_err(|_| Failure::new("the engine did not end in time"))
+                .map(|_| ())?;
         }
         Ok(Some(status))
     })
@@ -112,16 +139,30 @@ fn stop() -> Result<Outcome, Failure> {
 }
 
 fn print(text: &str) -> Result<Outcome, Failure> {
-    output::stdout(text.as_bytes()).map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
+    output::stdout(text.as_bytes())
+        .map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
     Ok(done())
 }
 
 fn render(status: &AdminStatus) -> String {
-    let AdminStatus { pid, version, sessions, uptime_secs, state_dir, listening } = status;
+    let AdminStatus {
+        pid,
+        version,
+        sessions,
+        uptime_secs,
+        state_dir,
+        listening,
+    } = status;
     let up = Duration::from_secs(*uptime_secs);
-    let (hours, minutes, seconds) = (up.as_secs() / 3600, up.as_secs() / 60 % 60, up.as_secs() % 60);
+    let (hours, minutes, seconds) = (
+        up.as_secs() / 3600,
+        up.as_secs() / 60 % 60,
+        up.as_secs() % 60,
+    );
     let listening = listening.join(", ");
-    format!("Engine:    {version}, pid {pid}, up {hours}h{minutes}m{seconds}s\nSessions:  {sessions}\nState:     {state_dir}\nListening: {listening}\n")
+    format!(
+        "Engine:    {version}, pid {pid}, up {hours}h{minutes}m{seconds}s\nSessions:  {sessions}\nState:     {state_dir}\nListening: {listening}\n"
+    )
 }
 
 #[cfg(test)]

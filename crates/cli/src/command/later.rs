@@ -21,12 +21,20 @@ pub fn run(command: &Command) -> Result<Outcome, Failure> {
         Command::Login(_) => ("login", false),
         Command::Logout(_) => ("logout", false),
         Command::Shell(_) => ("shell", false),
-        Command::Query(_) | Command::Run(_) | Command::Session(_) | Command::Engine(_) | Command::Version(_) => ("command", false),
+        Command::Query(_)
+        | Command::Run(_)
+        | Command::Session(_)
+        | Command::Engine(_)
+        | Command::Version(_) => ("command", false),
     };
     if needs_module && !std::env::current_dir().is_ok_and(|dir| in_module(&dir)) {
-        return Err(Failure::new("no dagger.json found in this directory or above it"));
+        return Err(Failure::new(
+            "no dagger.json found in this directory or above it",
+        ));
     }
-    Err(Failure::new(format!("`{name}` is not available in this version of bodkin")))
+    Err(Failure::new(format!(
+        "`{name}` is not available in this version of bodkin"
+    )))
 }
 
 fn in_module(dir: &Path) -> bool {

@@ -53,7 +53,10 @@ fn env(name: &str) -> Option<String> {
 
 /// Where this user's engine is.
 fn place() -> Place<'static> {
-    Place { root: rustix::process::geteuid().is_root(), env: &env }
+    Place {
+        root: rustix::process::geteuid().is_root(),
+        env: &env,
+    }
 }
 
 impl Setup {
@@ -72,12 +75,18 @@ impl Setup {
             (Some(ProgressFlag::Plain), _) | (None, Some("plain")) => false,
             _ => output::stderr_is_terminal(),
         };
-        let wanted = global.workdir.clone().or_else(|| env("DAGGER_WORKDIR").map(Into::into)).filter(|w| !w.as_os_str().is_empty());
+        let wanted = global
+            .workdir
+            .clone()
+            .or_else(|| env("DAGGER_WORKDIR").map(Into::into))
+            .filter(|w| !w.as_os_str().is_empty());
         if let Some(dir) = wanted {
-            std::env::set_current_dir(&dir)
-                .map_err(|e| Failure::new(format!("cannot use the workdir `{}`: {e}", dir.display())))?;
+            std::env::set_current_dir(&dir).map_err(|e| {
+                Failure::new(format!("cannot use the workdir `{}`: {e}", dir.display()))
+            })?;
         }
-        let workdir = std::env::current_dir().map_err(|e| Failure::new(format!("cannot tell the working directory: {e}")))?;
+        let workdir = std::env::current_dir()
+            .map_err(|e| Failure::new(format!("cannot tell the working directory: {e}")))?;
         Ok(Self {
             workdir,
             detail: detail(global, env("DAGGER_QUIET").as_deref()),
@@ -87,7 +96,12 @@ impl Setup {
         })
     }
 
-    fn client_info(&self, version: Option<String>, labels: BTreeMap<String, String>, token: &str) -> ClientInfo {
+    fn client_info(
+        &self,
+        version: Option<String>,
+        labels: BTreeMap<String, String>,
+        token: &str,
+    ) -> ClientInfo {
         let mut info = client_info(version, labels, &self.workdir, token.to_owned());
         info.progress = self.detail != Detail::Silent;
         info
@@ -103,12 +117,18 @@ impl Setup {
         labels: BTreeMap<String, String>,
         token: &str,
     ) -> Result<Session, Failure> {
-        let (door, conn) = Door::find(&place()).await.map_err(|e| Failure::from_error(&e))?;
+        let (door, conn) = Door::find(&place())
+            .await
+            .map_err(|e| Failure::from_error(&e))?;
         let mut plain = Plain::new(self.detail, self.colour);
         let stderr = self.stderr.clone();
-        let show = Box::new(move |event: &ProgressEvent| plain.lines(event).iter().for_each(|l| stderr.line(l)));
+        let show = Box::new(move |event: &ProgressEvent| {
+            plain.lines(event).iter().for_each(|l| stderr.line(l))
+        });
         let info = self.client_info(version, labels, token);
-        Session::open(door, conn, info, show).await.map_err(|e| Failure::from_error(&e))
+        Session::open(door, conn, info, show)
+            .await
+            .map_err(|e| Failure::from_error(&e))
     }
 }
 
@@ -127,7 +147,11 @@ impl Opened {
     /// No engine, or it refuses.
     pub async fn open(setup: &Setup) -> Result<(Self, Upstream, String), Failure> {
         if let Some(nested) = &setup.nested {
-            return Ok((Self::Nested, Upstream::Nested(nested.clone()), nested.token.clone()));
+            return Ok((
+                Self::Nested,
+                Upstream::Nested(nested.clone()),
+                nested.token.clone(),
+            ));
         }
         let token = uuid::Uuid::new_v4().to_string();
         let session = setup.open(None, BTreeMap::new(), &token).await?;
@@ -155,7 +179,10 @@ impl Opened {
 
 /// Where a session's API is.
 fn upstream(session: &Session) -> Upstream {
-    Upstream::Session { door: session.door.clone(), id: Arc::from(session.id.as_str()) }
+    Upstream::Session {
+        door: session.door.clone(),
+        id: Arc::from(session.id.as_str()),
+    }
 }
 
 fn detail(global: &Global, quiet_env: Option<&str>) -> Detail {
@@ -172,8 +199,14 @@ fn detail(global: &Global, quiet_env: Option<&str>) -> Detail {
 }
 
 /// Runs async work to its end on this thread; work left over is dropped, not waited for.
-fn block_on<T>(stderr: &Stderr, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(FILE_THREADS).build();
+fn block_on<T>(
+    stderr: &Stderr,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(FILE_THREADS)
+        .build();
     let runtime = runtime.map_err(|e| Failure::new(format!("cannot start: {e}")))?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();
@@ -187,7 +220,10 @@ fn block_on<T>(stderr: &Stderr, work: impl Future<Output = Result<T, Failure>>) 
 /// Signals cannot be watched.
 fn ending() -> Result<impl Future<Output = i32>, Failure> {
     let watch = |kind| signal(kind).map_err(|e| Failure::new(format!("cannot watch signals: {e}")));
-    let (mut int, mut term) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
+    let (mut int, mut term) = (
+        watch(SignalKind::interrupt())?,
+        watch(SignalKind::terminate())?,
+    );
     let mut hup = watch(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
@@ -203,7 +239,10 @@ fn lost() -> Failure {
     if env(wire::paths::RUNNER_HOST).is_some() {
         return Failure::new("lost the engine");
     }
-    Failure::new(format!("lost the engine\nhint: its log is `{}`", place().log_file().display()))
+    Failure::new(format!(
+        "lost the engine\nhint: its log is `{}`",
+        place().log_file().display()
+    ))
 }
 
 /// The outcome of a command that did what it should.

@@ -42,11 +42,17 @@ struct Problem {
 /// A document that is not there, no engine, the errors of the answer.
 pub fn run(setup: Setup, query: args::Query) -> Result<Outcome, Failure> {
     if query.r#mod.is_some() {
-        return Err(Failure::new("cannot load a module yet: --mod is not available in this version"));
+        return Err(Failure::new(
+            "cannot load a module yet: --mod is not available in this version",
+        ));
     }
     let document = document(query.doc.as_deref())?;
     let variables = variables(&query.var, query.var_json.as_deref())?;
-    let request = Request { query: &document, variables, operation: query.operation.as_deref().unwrap_or_default() };
+    let request = Request {
+        query: &document,
+        variables,
+        operation: query.operation.as_deref().unwrap_or_default(),
+    };
     let body = serde_json::to_vec(&request).map_err(|e| Failure::new(e.to_string()))?;
     let stderr = setup.stderr.clone();
     let silent = setup.detail < Detail::Steps;
@@ -55,8 +61,13 @@ pub fn run(setup: Setup, query: args::Query) -> Result<Outcome, Failure> {
         let work = async {
             let (opened, upstream, token) = Opened::open(&setup).await?;
             let asked = async {
-                let conn = upstream.connect().await.map_err(|e| Failure::new(format!("cannot reach the engine: {e}")))?;
-                http::post_query(conn, &token, body).await.map_err(|e| Failure::from_error(&e))
+                let conn = upstream
+                    .connect()
+                    .await
+                    .map_err(|e| Failure::new(format!("cannot reach the engine: {e}")))?;
+                http::post_query(conn, &token, body)
+                    .await
+                    .map_err(|e| Failure::from_error(&e))
             };
             let answer = tokio::select! {
                 biased;
@@ -72,22 +83,26 @@ pub fn run(setup: Setup, query: args::Query) -> Result<Outcome, Failure> {
         }
     })?;
     let result = render(&text, silent)?;
-    output::stdout(&result).map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
+    output::stdout(&result)
+        .map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
     Ok(done())
 }
 
 fn document(file: Option<&Path>) -> Result<String, Failure> {
     if let Some(path) = file {
-        return std::fs::read_to_string(path).map_err(|e| {
-            Failure::new(wire::LinkError::io("open", path, &e).message)
-        });
+        return std::fs::read_to_string(path)
+            .map_err(|e| Failure::new(wire::LinkError::io("open", path, &e).message));
     }
     let mut stdin = std::io::stdin().lock();
     if stdin.is_terminal() {
-        return Err(Failure::new("no document: name a file with --doc, or pipe it into standard input"));
+        return Err(Failure::new(
+            "no document: name a file with --doc, or pipe it into standard input",
+        ));
     }
     let mut text = String::new();
-    stdin.read_to_string(&mut text).map_err(|e| Failure::new(format!("cannot read the document from standard input: {e}")))?;
+    stdin
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::new(format!("cannot read the document from standard input: {e}")))?;
     Ok(text)
 }
 
@@ -96,7 +111,8 @@ fn document(file: Option<&Path>) -> Result<String, Failure> {
 fn variables(flags: &[String], json: Option<&str>) -> Result<Map<String, Value>, Failure> {
     let mut variables = match json {
         None => Map::new(),
-        Some(text) => serde_json::from_str(text).map_err(|e| Failure::new(format!("cannot understand --var-json: {e}")))?,
+        Some(text) => serde_json::from_str(text)
+            .map_err(|e| Failure::new(format!("cannot understand --var-json: {e}")))?,
     };
     for flag in flags {
         let mut pairs: Vec<String> = Vec::new();
@@ -110,8 +126,9 @@ fn variables(flags: &[String], json: Option<&str>) -> Result<Map<String, Value>,
             }
         }
         for pair in pairs {
-            let (name, value) =
-                pair.split_once('=').ok_or_else(|| Failure::new(format!("cannot use --var `{pair}`: expected name=value")))?;
+            let (name, value) = pair.split_once('=').ok_or_else(|| {
+                Failure::new(format!("cannot use --var `{pair}`: expected name=value"))
+            })?;
             variables.insert(name.to_owned(), Value::String(value.to_owned()));
         }
     }
@@ -120,23 +137,34 @@ fn variables(flags: &[String], json: Option<&str>) -> Result<Map<String, Value>,
 
 /// The answer as it is printed: indented by four.
 fn render(text: &[u8], with_output: bool) -> Result<Vec<u8>, Failure> {
-    let answer: Answer =
-        serde_json::from_slice(text).map_err(|e| Failure::new(format!("cannot understand the engine's answer: {e}")))?;
+    let answer: Answer = serde_json::from_slice(text)
+        .map_err(|e| Failure::new(format!("cannot understand the engine's answer: {e}")))?;
     if !answer.errors.is_empty() {
-        let told: Vec<_> = answer.errors.iter().map(|p| problem(p, with_output)).collect();
+        let told: Vec<_> = answer
+            .errors
+            .iter()
+            .map(|p| problem(p, with_output))
+            .collect();
         return Err(Failure::new(told.join("\n")));
     }
     let mut out = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, format);
-    answer.data.serialize(&mut serializer).map_err(|e| Failure::new(e.to_string()))?;
+    answer
+        .data
+        .serialize(&mut serializer)
+        .map_err(|e| Failure::new(e.to_string()))?;
     out.push(b'\n');
     Ok(out)
 }
 
 /// As Dagger's clients tell it: `input: container.from resolve: …`.
 fn problem(problem: &Problem, with_output: bool) -> String {
-    let path = problem.path.iter().flatten().map(|p| p.as_str().map_or_else(|| p.to_string(), str::to_owned));
+    let path = problem
+        .path
+        .iter()
+        .flatten()
+        .map(|p| p.as_str().map_or_else(|| p.to_string(), str::to_owned));
     let path = path.collect::<Vec<_>>().join(".");
     let message = &problem.message;
     let mut text = match path.as_str() {
@@ -144,9 +172,14 @@ fn problem(problem: &Problem, with_output: bool) -> String {
         _ if message.starts_with("resolve: ") => format!("input: {path} {message}"),
         _ => format!("input: {path} resolve: {message}"),
     };
-    if with_output && problem.extensions.get("_type").and_then(Value::as_str) == Some("EXEC_ERROR") {
+    if with_output && problem.extensions.get("_type").and_then(Value::as_str) == Some("EXEC_ERROR")
+    {
         for (title, key) in [("Stdout", "stdout"), ("Stderr", "stderr")] {
-            let output = problem.extensions.get(key).and_then(Value::as_str).unwrap_or_default();
+            let output = problem
+                .extensions
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if !output.trim().is_empty() {
                 text.push_str(&format!("\n{title}:\n{output}"));
             }
@@ -162,7 +195,10 @@ mod tests {
     #[test]
     fn data_is_printed_with_four_spaces_and_in_the_order_of_the_answer() {
         let out = render(br#"{"data":{"b":{"x":"<&>"},"a":[]}}"#, false).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "{\n    \"b\": {\n        \"x\": \"<&>\"\n    },\n    \"a\": []\n}\n");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\n    \"b\": {\n        \"x\": \"<&>\"\n    },\n    \"a\": []\n}\n"
+        );
     }
 
     #[test]
@@ -170,14 +206,27 @@ mod tests {
         let text = br#"{"data":null,"errors":[{"message":"exit code: 1","path":["container",0,"stdout"],
             "extensions":{"_type":"EXEC_ERROR","stdout":"out","stderr":" "}},{"message":"other"}]}"#;
         let quiet = render(text, true).unwrap_err();
-        assert_eq!(quiet.message, "input: container.0.stdout resolve: exit code: 1\nStdout:\nout\ninput: other");
-        assert_eq!(render(text, false).unwrap_err().message, "input: container.0.stdout resolve: exit code: 1\ninput: other");
+        assert_eq!(
+            quiet.message,
+            "input: container.0.stdout resolve: exit code: 1\nStdout:\nout\ninput: other"
+        );
+        assert_eq!(
+            render(text, false).unwrap_err().message,
+            "input: container.0.stdout resolve: exit code: 1\ninput: other"
+        );
     }
 
     #[test]
     fn variables_come_from_pairs_and_json() {
-        let vars = variables(&["a=1,b=x=y".into(), "words=a,b".into()], Some(r#"{"n": 3, "a": 0}"#)).unwrap();
-        assert_eq!(Value::Object(vars), serde_json::json!({"n": 3, "a": "1", "b": "x=y", "words": "a,b"}));
+        let vars = variables(
+            &["a=1,b=x=y".into(), "words=a,b".into()],
+            Some(r#"{"n": 3, "a": 0}"#),
+        )
+        .unwrap();
+        assert_eq!(
+            Value::Object(vars),
+            serde_json::json!({"n": 3, "a": "1", "b": "x=y", "words": "a,b"})
+        );
         assert!(variables(&["novalue".into()], None).is_err());
         assert!(variables(&[], Some("[]")).is_err());
     }

@@ -20,7 +20,9 @@ pub fn run(setup: Setup, run: args::Run) -> Result<Outcome, Failure> {
     block_on(&stderr, async move {
         let mut signal = Box::pin(ending()?);
         let interrupted = || Failure::cancelled("run canceled");
-        let (listener, port) = proxy::bind().await.map_err(|e| Failure::new(format!("cannot listen on the loopback: {e}")))?;
+        let (listener, port) = proxy::bind()
+            .await
+            .map_err(|e| Failure::new(format!("cannot listen on the loopback: {e}")))?;
         let (opened, upstream, token) = tokio::select! {
             opened = Opened::open(&setup) => opened?,
             _ = &mut signal => return Err(interrupted()),
@@ -41,13 +43,16 @@ pub fn run(setup: Setup, run: args::Run) -> Result<Outcome, Failure> {
             () = proxy::serve(listener, upstream) => Err(Failure::new("the session's port closed")),
         };
         opened.close().await;
-        let status = ended?.map_err(|e| Failure::new(format!("cannot wait for the command: {e}")))?;
+        let status =
+            ended?.map_err(|e| Failure::new(format!("cannot wait for the command: {e}")))?;
         Ok(Outcome::Exit(exit_code(status)))
     })
 }
 
 fn spawn(command: &[OsString], port: u16, token: &str) -> Result<Child, Failure> {
-    let Some((program, arguments)) = command.split_first() else { return Err(Failure::new("no command to run")) };
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Failure::new("no command to run"));
+    };
     let spawned = Command::new(program)
         .args(arguments)
         .env("DAGGER_SESSION_PORT", port.to_string())
@@ -57,8 +62,12 @@ fn spawn(command: &[OsString], port: u16, token: &str) -> Result<Child, Failure>
     spawned.map_err(|e| {
         let name = program.to_string_lossy();
         Failure::new(match e.kind() {
-            io::ErrorKind::NotFound if name.contains('/') => format!("exec: \"{name}\": no such file or directory"),
-            io::ErrorKind::NotFound => format!("exec: \"{name}\": executable file not found in $PATH"),
+            io::ErrorKind::NotFound if name.contains('/') => {
+                format!("exec: \"{name}\": no such file or directory")
+            }
+            io::ErrorKind::NotFound => {
+                format!("exec: \"{name}\": executable file not found in $PATH")
+            }
             _ => format!("exec: \"{name}\": {e}"),
         })
     })
@@ -67,7 +76,10 @@ fn spawn(command: &[OsString], port: u16, token: &str) -> Result<Child, Failure>
 /// Passes a signal on, and ends a child that does not end by it. An interrupt from the terminal has reached it already; a
 /// second one is harmless to nobody who handles the first.
 async fn end(child: &mut Child, signal: i32, limit: std::time::Duration) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
     if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(signal)) {
         // It may have ended just now.
         let _ = kill_process(pid, signal);
@@ -79,7 +91,9 @@ async fn end(child: &mut Child, signal: i32, limit: std::time::Duration) {
 
 /// The child's own status; `128 + n` when signal `n` ended it, as shells say it.
 fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     u8::try_from(code).unwrap_or(1)
 }
 

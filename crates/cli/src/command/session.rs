@@ -41,17 +41,27 @@ pub fn run(setup: Setup, session: args::Session) -> Result<Outcome, Failure> {
     })
 }
 
-async fn serve(setup: &Setup, session: args::Session, ended: impl Future<Output = Result<(), Failure>>) -> Result<Outcome, Failure> {
+async fn serve(
+    setup: &Setup,
+    session: args::Session,
+    ended: impl Future<Output = Result<(), Failure>>,
+) -> Result<Outcome, Failure> {
     tokio::pin!(ended);
-    let (listener, port) = proxy::bind().await.map_err(|e| Failure::new(format!("cannot listen on the loopback: {e}")))?;
+    let (listener, port) = proxy::bind()
+        .await
+        .map_err(|e| Failure::new(format!("cannot listen on the loopback: {e}")))?;
     let (own, upstream, token) = tokio::select! {
         opened = open(setup, session) => opened?,
         end = &mut ended => return end.map(|()| done()),
     };
-    let handshake = Handshake { port, session_token: &token };
+    let handshake = Handshake {
+        port,
+        session_token: &token,
+    };
     let mut line = serde_json::to_vec(&handshake).map_err(|e| Failure::new(e.to_string()))?;
     line.push(b'\n');
-    output::stdout(&line).map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
+    output::stdout(&line)
+        .map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
     let lost = async {
         match &own {
             Some(session) => session.ended().await,
@@ -73,19 +83,28 @@ async fn serve(setup: &Setup, session: args::Session, ended: impl Future<Output 
     }
 }
 
-async fn open(setup: &Setup, session: args::Session) -> Result<(Option<Session>, Upstream, String), Failure> {
+async fn open(
+    setup: &Setup,
+    session: args::Session,
+) -> Result<(Option<Session>, Upstream, String), Failure> {
     if let Some(nested) = &setup.nested {
         return Ok((None, Upstream::Nested(nested.clone()), nested.token.clone()));
     }
     let token = uuid::Uuid::new_v4().to_string();
-    let opened = setup.open(session.version, labels(&session.label), &token).await?;
+    let opened = setup
+        .open(session.version, labels(&session.label), &token)
+        .await?;
     let upstream = upstream(&opened);
     Ok((Some(opened), upstream, token))
 }
 
 /// `name:value` pairs; the value may hold colons.
 fn labels(flags: &[String]) -> BTreeMap<String, String> {
-    flags.iter().filter_map(|l| l.split_once(':')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    flags
+        .iter()
+        .filter_map(|l| l.split_once(':'))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect()
 }
 
 /// Resolves when standard input ends: the SDK closed it, or is gone.
@@ -109,13 +128,21 @@ mod tests {
 
     #[test]
     fn the_handshake_has_exactly_two_keys() {
-        let line = serde_json::to_string(&Handshake { port: 1, session_token: "t" }).unwrap();
+        let line = serde_json::to_string(&Handshake {
+            port: 1,
+            session_token: "t",
+        })
+        .unwrap();
         assert_eq!(line, r#"{"port":1,"session_token":"t"}"#);
     }
 
     #[test]
     fn labels_split_at_their_first_colon() {
-        let labels = labels(&["a:b:c".into(), "nothing".into(), "dagger.io/sdk.version:n/a".into()]);
+        let labels = labels(&[
+            "a:b:c".into(),
+            "nothing".into(),
+            "dagger.io/sdk.version:n/a".into(),
+        ]);
         assert_eq!(labels.len(), 2);
         assert_eq!(labels.get("a").map(String::as_str), Some("b:c"));
     }

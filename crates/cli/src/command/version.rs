@@ -11,8 +11,13 @@ const OWN: &str = env!("CARGO_PKG_VERSION");
 /// # Errors
 /// A broken standard output.
 pub fn run(_version: &args::Version) -> Result<Outcome, Failure> {
-    let text = format!("dagger {VERSION} (bodkin v{OWN}) {}/{}\n", std::env::consts::OS, arch(std::env::consts::ARCH));
-    output::stdout(text.as_bytes()).map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
+    let text = format!(
+        "dagger {VERSION} (bodkin v{OWN}) {}/{}\n",
+        std::env::consts::OS,
+        arch(std::env::consts::ARCH)
+    );
+    output::stdout(text.as_bytes())
+        .map_err(|e| Failure::new(format!("cannot write to standard output: {e}")))?;
     Ok(done())
 }
 

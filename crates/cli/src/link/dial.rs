@@ -50,13 +50,24 @@ pub async fn dial(mut conn: Conn, network: Network, addr: &str) -> io::Result<()
                 let _ = s.set_nodelay(true);
                 Peer::Stream(Conn::Tcp(s))
             }),
-            Network::Unix => UnixStream::connect(addr).await.map(|s| Peer::Stream(Conn::Unix(s))),
+            Network::Unix => UnixStream::connect(addr)
+                .await
+                .map(|s| Peer::Stream(Conn::Unix(s))),
             Network::Udp => connect_udp(addr).await.map(Peer::Datagrams),
         }
     };
-    let peer = match timeout(CONNECT, connected).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    let peer = match timeout(CONNECT, connected)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    {
         Ok(peer) => peer,
-        Err(e) => return say::<()>(&mut conn, &Status::Error(refused("dial", network, addr, &e))).await,
+        Err(e) => {
+            return say::<()>(
+                &mut conn,
+                &Status::Error(refused("dial", network, addr, &e)),
+            )
+            .await;
+        }
     };
     say(&mut conn, &Status::Ok(())).await?;
     match peer {
@@ -71,7 +82,11 @@ enum Peer {
 }
 
 async fn connect_udp(addr: &str) -> io::Result<UdpSocket> {
-    let to = resolve::lookup(addr).await?.first().copied().ok_or(io::ErrorKind::NotFound)?;
+    let to = resolve::lookup(addr)
+        .await?
+        .first()
+        .copied()
+        .ok_or(io::ErrorKind::NotFound)?;
     let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(from).await?;
     socket.connect(to).await?;
@@ -93,9 +108,14 @@ async fn datagrams(conn: Conn, socket: UdpSocket) -> io::Result<()> {
         let mut datagram = vec![0; DATAGRAM];
         loop {
             // An unreachable port is told at the next receive; the peer may come back.
-            let Ok(n) = socket.recv(&mut datagram).await else { continue };
+            let Ok(n) = socket.recv(&mut datagram).await else {
+                continue;
+            };
             let payload = datagram.get(..n).unwrap_or_default();
-            if frame::write_async(&mut to_engine, Kind::Data, payload).await.is_err() {
+            if frame::write_async(&mut to_engine, Kind::Data, payload)
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -105,9 +125,18 @@ async fn datagrams(conn: Conn, socket: UdpSocket) -> io::Result<()> {
 }
 
 /// Answers a `listen` request: accepts until the engine closes the stream.
-pub(super) async fn listen(server: &Server, stream: u64, mut conn: Conn, network: Network, addr: &str) -> Result<(), Broken> {
+pub(super) async fn listen(
+    server: &Server,
+    stream: u64,
+    mut conn: Conn,
+    network: Network,
+    addr: &str,
+) -> Result<(), Broken> {
     if network != Network::Tcp {
-        let error = LinkError::new(LinkErrorKind::Invalid, format!("cannot listen at `{addr}`: only tcp is supported"));
+        let error = LinkError::new(
+            LinkErrorKind::Invalid,
+            format!("cannot listen at `{addr}`: only tcp is supported"),
+        );
         return Ok(say::<()>(&mut conn, &Status::Error(error)).await?);
     }
     let bound = async {
@@ -116,14 +145,28 @@ pub(super) async fn listen(server: &Server, stream: u64, mut conn: Conn, network
     };
     let listener = match bound.await {
         Ok(l) => l,
-        Err(e) => return Ok(say::<()>(&mut conn, &Status::Error(refused("listen", network, addr, &e))).await?),
+        Err(e) => {
+            return Ok(say::<()>(
+                &mut conn,
+                &Status::Error(refused("listen", network, addr, &e)),
+            )
+            .await?);
+        }
     };
     let local = listener.local_addr()?;
-    say(&mut conn, &Status::Ok(Listening { addr: local.to_string() })).await?;
+    say(
+        &mut conn,
+        &Status::Ok(Listening {
+            addr: local.to_string(),
+        }),
+    )
+    .await?;
     let room = Arc::new(Semaphore::new(ACCEPTED));
     let accept = async {
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
             let Ok((mut accepted, peer)) = listener.accept().await else {
                 // Out of descriptors, most likely: wait for some to be closed.
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -39,7 +39,10 @@ impl Place {
             (None, Some(home)) => Some(Path::new(&home).join(".docker/config.json")),
             (None, None) => None,
         };
-        Self { config, inline: var("DOCKER_AUTH_CONFIG") }
+        Self {
+            config,
+            inline: var("DOCKER_AUTH_CONFIG"),
+        }
     }
 }
 
@@ -88,7 +91,11 @@ pub fn credentials(place: &Place, host: &str) -> Result<Option<Credentials>, Lin
                     return Ok(Some(found));
                 }
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
             Err(e) => return Err(LinkError::io("open", path, &e)),
         }
     }
@@ -101,7 +108,11 @@ pub fn credentials(place: &Place, host: &str) -> Result<Option<Credentials>, Lin
 fn parse(text: &[u8], name: &str) -> Result<Config, LinkError> {
     // The parser's own message may quote the file, which holds passwords: only the place is told.
     serde_json::from_slice(text).map_err(|e| {
-        let message = format!("cannot understand the docker configuration `{name}` at line {} column {}", e.line(), e.column());
+        let message = format!(
+            "cannot understand the docker configuration `{name}` at line {} column {}",
+            e.line(),
+            e.column()
+        );
         LinkError::new(LinkErrorKind::Invalid, message)
     })
 }
@@ -118,13 +129,19 @@ fn keys(host: &str) -> Vec<String> {
 
 /// `https://host/v2/` → `host`: old versions of Docker and other tools write addresses.
 fn bare(key: &str) -> &str {
-    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let key = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"))
+        .unwrap_or(key);
     key.split('/').next().unwrap_or_default()
 }
 
 fn in_config(config: &Config, host: &str) -> Result<Option<Credentials>, LinkError> {
     let keys = keys(host);
-    let helper = keys.iter().find_map(|k| config.cred_helpers.get(k)).or(config.creds_store.as_ref());
+    let helper = keys
+        .iter()
+        .find_map(|k| config.cred_helpers.get(k))
+        .or(config.creds_store.as_ref());
     if let Some(helper) = helper.filter(|h| !h.is_empty())
         && let Some(key) = keys.first()
         && let Some(found) = ask(helper, key, HELPER)?
@@ -132,7 +149,13 @@ fn in_config(config: &Config, host: &str) -> Result<Option<Credentials>, LinkErr
         return Ok(Some(found));
     }
     let exact = keys.iter().find_map(|k| config.auths.get(k));
-    let auth = exact.or_else(|| config.auths.iter().find(|(k, _)| keys.iter().any(|h| h == bare(k))).map(|(_, a)| a));
+    let auth = exact.or_else(|| {
+        config
+            .auths
+            .iter()
+            .find(|(k, _)| keys.iter().any(|h| h == bare(k)))
+            .map(|(_, a)| a)
+    });
     Ok(auth.and_then(stored))
 }
 
@@ -140,16 +163,25 @@ fn in_config(config: &Config, host: &str) -> Result<Option<Credentials>, LinkErr
 fn stored(auth: &Auth) -> Option<Credentials> {
     let given = |v: &Option<String>| v.clone().filter(|v| !v.is_empty());
     if let Some(secret) = given(&auth.identity_token) {
-        return Some(Credentials { username: "<token>".into(), secret });
+        return Some(Credentials {
+            username: "<token>".into(),
+            secret,
+        });
     }
     if let Some(encoded) = given(&auth.auth) {
         let encoded = encoded.trim_end_matches('=');
         let decoded = general_purpose::STANDARD_NO_PAD.decode(encoded).ok()?;
         let text = String::from_utf8(decoded).ok()?;
         let (username, secret) = text.split_once(':')?;
-        return Some(Credentials { username: username.into(), secret: secret.trim_end_matches('\0').into() });
+        return Some(Credentials {
+            username: username.into(),
+            secret: secret.trim_end_matches('\0').into(),
+        });
     }
-    Some(Credentials { username: given(&auth.username)?, secret: given(&auth.password)? })
+    Some(Credentials {
+        username: given(&auth.username)?,
+        secret: given(&auth.password)?,
+    })
 }
 
 /// Asks `docker-credential-<helper>`.
@@ -159,7 +191,12 @@ fn ask(helper: &str, key: &str, limit: Duration) -> Result<Option<Credentials>, 
         return Err(LinkError::new(LinkErrorKind::Invalid, message));
     }
     let program = format!("docker-credential-{helper}");
-    let failed = |why: &str| LinkError::new(LinkErrorKind::Io, format!("cannot ask `{program}` for `{key}`: {why}"));
+    let failed = |why: &str| {
+        LinkError::new(
+            LinkErrorKind::Io,
+            format!("cannot ask `{program}` for `{key}`: {why}"),
+        )
+    };
     let mut child = Command::new(&program)
         .arg("get")
         .stdin(Stdio::piped())
@@ -180,11 +217,15 @@ fn ask(helper: &str, key: &str, limit: Duration) -> Result<Option<Credentials>, 
         // What it said may name the secret's place, not the secret: helpers print errors on standard output.
         return Err(failed(text.lines().next().unwrap_or("it failed").trim()));
     }
-    let answer: HelperAnswer = serde_json::from_slice(&output).map_err(|_| failed("its answer is not what helpers answer"))?;
+    let answer: HelperAnswer = serde_json::from_slice(&output)
+        .map_err(|_| failed("its answer is not what helpers answer"))?;
     if answer.secret.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Credentials { username: answer.username, secret: answer.secret }))
+    Ok(Some(Credentials {
+        username: answer.username,
+        secret: answer.secret,
+    }))
 }
 
 /// Waits for a child and its output, not longer than `limit`.
@@ -221,8 +262,13 @@ mod tests {
     use super::*;
 
     fn lookup(config: &str, host: &str) -> Result<Option<(String, String)>, String> {
-        let place = Place { config: None, inline: Some(config.into()) };
-        credentials(&place, host).map(|c| c.map(|c| (c.username, c.secret))).map_err(|e| e.message)
+        let place = Place {
+            config: None,
+            inline: Some(config.into()),
+        };
+        credentials(&place, host)
+            .map(|c| c.map(|c| (c.username, c.secret)))
+            .map_err(|e| e.message)
     }
 
     fn pair(a: &str, b: &str) -> Option<(String, String)> {
@@ -238,8 +284,14 @@ mod tests {
             "gcr.io": {"identitytoken": "tok", "auth": "eDp5"},
             "empty.example": {}
         }}"#;
-        assert_eq!(lookup(config, "docker.io").unwrap(), pair("hub", "pass:with:colons"));
-        assert_eq!(lookup(config, "registry-1.docker.io").unwrap(), pair("hub", "pass:with:colons"));
+        assert_eq!(
+            lookup(config, "docker.io").unwrap(),
+            pair("hub", "pass:with:colons")
+        );
+        assert_eq!(
+            lookup(config, "registry-1.docker.io").unwrap(),
+            pair("hub", "pass:with:colons")
+        );
         assert_eq!(lookup(config, "localhost:5000").unwrap(), pair("u", "p"));
         assert_eq!(lookup(config, "old.example").unwrap(), pair("a", "b"));
         assert_eq!(lookup(config, "gcr.io").unwrap(), pair("<token>", "tok"));
@@ -250,12 +302,18 @@ mod tests {
     #[test]
     fn a_broken_file_is_told_without_its_text() {
         let e = lookup(r#"{"auths": {"x": {"auth": hunter2}}}"#, "x").unwrap_err();
-        assert!(e.contains("DOCKER_AUTH_CONFIG") && e.contains("line 1") && !e.contains("hunter2"), "{e}");
+        assert!(
+            e.contains("DOCKER_AUTH_CONFIG") && e.contains("line 1") && !e.contains("hunter2"),
+            "{e}"
+        );
     }
 
     #[test]
     fn no_file_is_no_login() {
-        let place = Place { config: Some("/nowhere/config.json".into()), inline: None };
+        let place = Place {
+            config: Some("/nowhere/config.json".into()),
+            inline: None,
+        };
         assert_eq!(credentials(&place, "docker.io").unwrap(), None);
     }
 
@@ -265,7 +323,12 @@ mod tests {
         let path = dir.path().join("helper");
         std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let child = Command::new("/bin/sh").arg(&path).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let child = Command::new("/bin/sh")
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         finish(child, limit)
     }
 
@@ -279,7 +342,11 @@ mod tests {
 
     #[test]
     fn a_helper_is_a_program_name() {
-        assert!(lookup(r#"{"credsStore": "../../tmp/x"}"#, "a").unwrap_err().contains("no program name"));
+        assert!(
+            lookup(r#"{"credsStore": "../../tmp/x"}"#, "a")
+                .unwrap_err()
+                .contains("no program name")
+        );
         let e = lookup(r#"{"credHelpers": {"a": "surely-not-installed"}}"#, "a").unwrap_err();
         assert!(e.contains("docker-credential-surely-not-installed"), "{e}");
     }

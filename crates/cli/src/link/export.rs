@@ -29,8 +29,15 @@ use wire::{
 
 use super::{Broken, reader::Pieces, status_line};
 
-const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const NEW: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIR: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const NEW: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// Answers an `export_tree` request.
 ///
@@ -69,7 +76,8 @@ fn prepare(dest: &Path, wipe: bool) -> Result<OwnedFd, LinkError> {
     make_dirs(dest)?;
     // The destination itself may be a link: the user named it.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dest, flags, Mode::empty()).map_err(|e| LinkError::io("open", dest, &e.into()))?;
+    let fd = rustix::fs::open(dest, flags, Mode::empty())
+        .map_err(|e| LinkError::io("open", dest, &e.into()))?;
     if wipe {
         empty(&fd).map_err(|e| LinkError::io("remove the contents of", dest, &e.into()))?;
     }
@@ -79,7 +87,9 @@ fn prepare(dest: &Path, wipe: bool) -> Result<OwnedFd, LinkError> {
 fn make_dirs(dir: &Path) -> Result<(), LinkError> {
     match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
         Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(LinkError::io("mkdir", dir, &Errno::NOTDIR.into())),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Err(LinkError::io("mkdir", dir, &Errno::NOTDIR.into()))
+        }
         Err(e) => Err(LinkError::io("mkdir", dir, &e)),
     }
 }
@@ -140,12 +150,23 @@ struct Open {
 impl<'a> Tree<'a> {
     fn new(dest: &'a Path, root: OwnedFd) -> Result<Self, Broken> {
         let mut random = [0; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
-        Ok(Self { dest, root, levels: Vec::new(), temp: u64::from_le_bytes(random) })
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(io::Error::from)?;
+        Ok(Self {
+            dest,
+            root,
+            levels: Vec::new(),
+            temp: u64::from_le_bytes(random),
+        })
     }
 
     fn failed(&self, what: &str, path: &[u8], error: Errno) -> Broken {
-        LinkError::io(what, &self.dest.join(std::ffi::OsStr::from_bytes(path)), &error.into()).into()
+        LinkError::io(
+            what,
+            &self.dest.join(std::ffi::OsStr::from_bytes(path)),
+            &error.into(),
+        )
+        .into()
     }
 
     fn write_all(&mut self, pieces: &mut Pieces) -> Result<(), Broken> {
@@ -178,7 +199,13 @@ impl<'a> Tree<'a> {
                 let name = file.name.clone();
                 file.offset += bytes.len() as u64;
                 *open = Some(file);
-                written.map_err(|e| LinkError::io("write", &self.dest.join(std::ffi::OsStr::from_bytes(&name)), &e))?;
+                written.map_err(|e| {
+                    LinkError::io(
+                        "write",
+                        &self.dest.join(std::ffi::OsStr::from_bytes(&name)),
+                        &e,
+                    )
+                })?;
             }
             (Piece::Hole(len), Some(mut file)) => {
                 file.offset = file.offset.saturating_add(len);
@@ -189,19 +216,33 @@ impl<'a> Tree<'a> {
             (Piece::Dir { path: b"", .. }, None) => {}
             (Piece::Dir { path, meta }, None) => self.make_dir(path, meta)?,
             (Piece::File { path, meta }, None) => *open = Some(self.create(path, meta)?),
-            (Piece::Symlink { path, target, mtime_ns }, None) => self.symlink(path, target, mtime_ns)?,
+            (
+                Piece::Symlink {
+                    path,
+                    target,
+                    mtime_ns,
+                },
+                None,
+            ) => self.symlink(path, target, mtime_ns)?,
             (Piece::HardLink { path, target }, None) => self.hard_link(path, target)?,
             (Piece::Done, None) => return Ok(false),
             (_, unfinished) => {
                 *open = unfinished;
-                return Err(LinkError::new(LinkErrorKind::Invalid, "the export came in an order that makes no sense").into());
+                return Err(LinkError::new(
+                    LinkErrorKind::Invalid,
+                    "the export came in an order that makes no sense",
+                )
+                .into());
             }
         }
         Ok(true)
     }
 
     fn dir(&self, depth: usize) -> &OwnedFd {
-        depth.checked_sub(1).and_then(|at| self.levels.get(at)).map_or(&self.root, |l| &l.fd)
+        depth
+            .checked_sub(1)
+            .and_then(|at| self.levels.get(at))
+            .map_or(&self.root, |l| &l.fd)
     }
 
     /// Makes the directory of a path the innermost open one; the path's own name.
@@ -209,11 +250,22 @@ impl<'a> Tree<'a> {
         let mut names = path.split(|b| *b == b'/');
         let own = names.next_back().unwrap_or_default();
         let names: Vec<_> = names.collect();
-        let common = self.levels.iter().zip(&names).take_while(|(level, name)| level.name == **name).count();
+        let common = self
+            .levels
+            .iter()
+            .zip(&names)
+            .take_while(|(level, name)| level.name == **name)
+            .count();
         self.leave_to(common)?;
         for name in names.into_iter().skip(common) {
-            let fd = self.sub_dir(name, 0o755).map_err(|e| self.failed("mkdir", path, e))?;
-            self.levels.push(Level { name: name.to_vec(), fd, finish: None });
+            let fd = self
+                .sub_dir(name, 0o755)
+                .map_err(|e| self.failed("mkdir", path, e))?;
+            self.levels.push(Level {
+                name: name.to_vec(),
+                fd,
+                finish: None,
+            });
         }
         Ok(own)
     }
@@ -224,7 +276,9 @@ impl<'a> Tree<'a> {
         match rustix::fs::openat(parent, name, DIR, Mode::empty()) {
             Ok(fd) => return Ok(fd),
             Err(Errno::NOENT) => {}
-            Err(Errno::NOTDIR | Errno::LOOP) => rustix::fs::unlinkat(parent, name, AtFlags::empty())?,
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                rustix::fs::unlinkat(parent, name, AtFlags::empty())?
+            }
             Err(e) => return Err(e),
         }
         rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode | 0o700))?;
@@ -233,7 +287,9 @@ impl<'a> Tree<'a> {
 
     fn leave_to(&mut self, depth: usize) -> Result<(), Broken> {
         while self.levels.len() > depth {
-            let Some(level) = self.levels.pop() else { break };
+            let Some(level) = self.levels.pop() else {
+                break;
+            };
             if let Some(meta) = level.finish {
                 let set = rustix::fs::fchmod(&level.fd, Mode::from_raw_mode(meta.mode & 0o7777))
                     .and_then(|()| rustix::fs::futimens(&level.fd, &times(meta.mtime_ns)));
@@ -245,8 +301,14 @@ impl<'a> Tree<'a> {
 
     fn make_dir(&mut self, path: &[u8], meta: Meta) -> Result<(), Broken> {
         let name = self.enter(path)?;
-        let fd = self.sub_dir(name, meta.mode).map_err(|e| self.failed("mkdir", path, e))?;
-        self.levels.push(Level { name: name.to_vec(), fd, finish: Some(meta) });
+        let fd = self
+            .sub_dir(name, meta.mode)
+            .map_err(|e| self.failed("mkdir", path, e))?;
+        self.levels.push(Level {
+            name: name.to_vec(),
+            fd,
+            finish: Some(meta),
+        });
         Ok(())
     }
 
@@ -257,12 +319,20 @@ impl<'a> Tree<'a> {
             Ok(fd) => (fd, None),
             Err(Errno::EXIST | Errno::LOOP) => {
                 let temp = self.temp_name();
-                let fd = rustix::fs::openat(self.dir(dir), &*temp, NEW, mode).map_err(|e| self.failed("open", path, e))?;
+                let fd = rustix::fs::openat(self.dir(dir), &*temp, NEW, mode)
+                    .map_err(|e| self.failed("open", path, e))?;
                 (fd, Some(temp))
             }
             Err(e) => return Err(self.failed("open", path, e)),
         };
-        Ok(Open { dir, name: name.to_vec(), temp, file: fd.into(), meta, offset: 0 })
+        Ok(Open {
+            dir,
+            name: name.to_vec(),
+            temp,
+            file: fd.into(),
+            meta,
+            offset: 0,
+        })
     }
 
     fn temp_name(&mut self) -> Vec<u8> {
@@ -272,7 +342,14 @@ impl<'a> Tree<'a> {
 
     /// The open file is whole: it gets its mode, its time and its name.
     fn close(&mut self, open: Open) -> Result<(), Broken> {
-        let Open { dir, name, temp, file, meta, offset } = open;
+        let Open {
+            dir,
+            name,
+            temp,
+            file,
+            meta,
+            offset,
+        } = open;
         let at = self.dir(dir);
         let finish = || -> Result<(), Errno> {
             // A hole at the end has not been written.
@@ -304,7 +381,9 @@ impl<'a> Tree<'a> {
             }
             other => other,
         };
-        let made = make().and_then(|()| rustix::fs::utimensat(dir, name, &times(mtime_ns), AtFlags::SYMLINK_NOFOLLOW));
+        let made = make().and_then(|()| {
+            rustix::fs::utimensat(dir, name, &times(mtime_ns), AtFlags::SYMLINK_NOFOLLOW)
+        });
         made.map_err(|e| self.failed("symlink", path, e))
     }
 
@@ -353,14 +432,23 @@ fn file_mode(mode: u32) -> Mode {
 }
 
 fn times(mtime_ns: i64) -> Timestamps {
-    let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: rustix::fs::UTIME_OMIT,
+    };
     let mtime = if mtime_ns == i64::MIN {
         now
     } else {
         let nanos = mtime_ns.rem_euclid(1_000_000_000);
-        Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: nanos }
+        Timespec {
+            tv_sec: mtime_ns.div_euclid(1_000_000_000),
+            tv_nsec: nanos,
+        }
     };
-    Timestamps { last_access: now, last_modification: mtime }
+    Timestamps {
+        last_access: now,
+        last_modification: mtime,
+    }
 }
 
 /// Where and how one file is exported.
@@ -405,12 +493,17 @@ fn target(plan: &FilePlan) -> Result<Target, LinkError> {
     let mut path = plan.dest.clone();
     if path.is_dir() {
         if !plan.allow_parent_dir {
-            let message =
-                format!("destination \"{}\" is a directory; must be a file path unless allowParentDirPath is set", path.display());
+            let message = format!(
+                "destination \"{}\" is a directory; must be a file path unless allowParentDirPath is set",
+                path.display()
+            );
             return Err(LinkError::new(LinkErrorKind::Invalid, message));
         }
         if !wire::piece::is_relative(&plan.name.0) || plan.name.0.contains(&b'/') {
-            return Err(LinkError::new(LinkErrorKind::Invalid, "the exported file's name is no file name"));
+            return Err(LinkError::new(
+                LinkErrorKind::Invalid,
+                "the exported file's name is no file name",
+            ));
         }
         path.push(plan.name.as_path());
     }
@@ -420,11 +513,19 @@ fn target(plan: &FilePlan) -> Result<Target, LinkError> {
     match path.metadata() {
         Ok(meta) if meta.is_dir() => Err(LinkError::io("open", &path, &Errno::ISDIR.into())),
         Ok(meta) if meta.is_file() => {
-            let real = path.canonicalize().map_err(|e| LinkError::io("open", &path, &e))?;
-            Ok(Target::Rename { path: real, mode: Mode::from_raw_mode(meta.permissions().mode() & 0o7777) })
+            let real = path
+                .canonicalize()
+                .map_err(|e| LinkError::io("open", &path, &e))?;
+            Ok(Target::Rename {
+                path: real,
+                mode: Mode::from_raw_mode(meta.permissions().mode() & 0o7777),
+            })
         }
         Ok(_) => Ok(Target::Into(path)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Target::Rename { path, mode: file_mode(plan.mode) }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Target::Rename {
+            path,
+            mode: file_mode(plan.mode),
+        }),
         Err(e) => Err(LinkError::io("stat", &path, &e)),
     }
 }
@@ -440,11 +541,14 @@ fn write_file(pieces: &mut Pieces, plan: &FilePlan, target: Target) -> Result<()
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
     let mut random = [0; 8];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(io::Error::from)?;
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(io::Error::from)?;
     let temp = format!(".bodkin-{:016x}", u64::from_le_bytes(random));
     let file = match rustix::fs::openat(&dir, temp.as_str(), NEW, Mode::from_raw_mode(0o600)) {
         Ok(fd) => File::from(fd),
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if path.exists() => return write_into(pieces, &path),
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if path.exists() => {
+            return write_into(pieces, &path);
+        }
         Err(e) => return Err(failed(e.into()).into()),
     };
     let mut finish = || -> Result<(), Broken> {
@@ -468,13 +572,20 @@ fn copy(pieces: &mut Pieces, file: &File, path: &Path) -> Result<u64, Broken> {
     loop {
         match pieces.next()? {
             Piece::Data(bytes) => {
-                file.write_all_at(bytes, offset).map_err(|e| LinkError::io("write", path, &e))?;
+                file.write_all_at(bytes, offset)
+                    .map_err(|e| LinkError::io("write", path, &e))?;
                 offset += bytes.len() as u64;
             }
             Piece::Hole(len) => offset = offset.saturating_add(len),
             Piece::End { .. } => {}
             Piece::Done => return Ok(offset),
-            _ => return Err(LinkError::new(LinkErrorKind::Invalid, "the export came in an order that makes no sense").into()),
+            _ => {
+                return Err(LinkError::new(
+                    LinkErrorKind::Invalid,
+                    "the export came in an order that makes no sense",
+                )
+                .into());
+            }
         }
     }
 }
@@ -482,7 +593,11 @@ fn copy(pieces: &mut Pieces, file: &File, path: &Path) -> Result<u64, Broken> {
 /// Writes in order into something that cannot be replaced.
 fn write_into(pieces: &mut Pieces, path: &Path) -> Result<(), Broken> {
     let failed = |e: io::Error| LinkError::io("write", path, &e);
-    let mut to = File::options().write(true).truncate(true).open(path).map_err(failed)?;
+    let mut to = File::options()
+        .write(true)
+        .truncate(true)
+        .open(path)
+        .map_err(failed)?;
     let zeros = [0u8; 4096];
     loop {
         match pieces.next()? {
@@ -490,13 +605,20 @@ fn write_into(pieces: &mut Pieces, path: &Path) -> Result<(), Broken> {
             Piece::Hole(mut len) => {
                 while len > 0 {
                     let n = usize::try_from(len).unwrap_or(usize::MAX).min(zeros.len());
-                    to.write_all(zeros.get(..n).unwrap_or_default()).map_err(failed)?;
+                    to.write_all(zeros.get(..n).unwrap_or_default())
+                        .map_err(failed)?;
                     len -= n as u64;
                 }
             }
             Piece::End { .. } => {}
             Piece::Done => return Ok(()),
-            _ => return Err(LinkError::new(LinkErrorKind::Invalid, "the export came in an order that makes no sense").into()),
+            _ => {
+                return Err(LinkError::new(
+                    LinkErrorKind::Invalid,
+                    "the export came in an order that makes no sense",
+                )
+                .into());
+            }
         }
     }
 }

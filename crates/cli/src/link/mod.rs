@@ -54,7 +54,11 @@ pub struct Server {
 impl Server {
     /// For a session at this door.
     pub fn new(door: Door, session: &str) -> Self {
-        Self { door, session: session.into(), at_work: Arc::new(Semaphore::new(AT_WORK)) }
+        Self {
+            door,
+            session: session.into(),
+            at_work: Arc::new(Semaphore::new(AT_WORK)),
+        }
     }
 
     /// Answers one request. What goes wrong is told to the engine, which asked.
@@ -64,21 +68,35 @@ impl Server {
     }
 
     async fn try_answer(&self, stream: u64, request: LinkRequest) -> Result<(), Broken> {
-        let preamble = Preamble::Stream { session: self.session.to_string(), stream };
+        let preamble = Preamble::Stream {
+            session: self.session.to_string(),
+            stream,
+        };
         let mut conn = self.open(&preamble).await?;
         match request {
-            LinkRequest::Dial { network, addr } => dial::dial(conn, network, &addr).await.map_err(Broken::Connection),
-            LinkRequest::Listen { addr, network } => dial::listen(self, stream, conn, network, &addr).await,
+            LinkRequest::Dial { network, addr } => dial::dial(conn, network, &addr)
+                .await
+                .map_err(Broken::Connection),
+            LinkRequest::Listen { addr, network } => {
+                dial::listen(self, stream, conn, network, &addr).await
+            }
             LinkRequest::Unknown => {
-                let error = LinkError::new(LinkErrorKind::Invalid, "this client is too old for what the engine asks");
-                conn.write_all(&status_line(&Status::<()>::Error(error))?).await?;
+                let error = LinkError::new(
+                    LinkErrorKind::Invalid,
+                    "this client is too old for what the engine asks",
+                );
+                conn.write_all(&status_line(&Status::<()>::Error(error))?)
+                    .await?;
                 Ok(())
             }
             file_request => {
-                let Ok(_permit) = self.at_work.acquire().await else { return Ok(()) };
+                let Ok(_permit) = self.at_work.acquire().await else {
+                    return Ok(());
+                };
                 let blocking = conn.into_blocking()?;
                 let work = tokio::task::spawn_blocking(move || serve(blocking, file_request));
-                work.await.unwrap_or_else(|e| Err(Broken::Connection(io::Error::other(e))))
+                work.await
+                    .unwrap_or_else(|e| Err(Broken::Connection(io::Error::other(e))))
             }
         }
     }
@@ -93,7 +111,12 @@ impl Server {
 
     /// A connection for something that a listener accepted.
     async fn accepted(&self, stream: u64, peer: String) -> io::Result<Conn> {
-        self.open(&Preamble::Accepted { session: self.session.to_string(), stream, peer }).await
+        self.open(&Preamble::Accepted {
+            session: self.session.to_string(),
+            stream,
+            peer,
+        })
+        .await
     }
 }
 
@@ -108,8 +131,16 @@ fn status_line<T: Serialize>(status: &Status<T>) -> io::Result<Vec<u8>> {
 pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
     match request {
         LinkRequest::Stat { path, follow } => whole(&mut conn, stat::stat(path.as_path(), follow)),
-        LinkRequest::DockerAuth { host } => whole(&mut conn, docker::credentials(&docker::Place::of_process(), &host)),
-        LinkRequest::List { path, include, exclude, known } => {
+        LinkRequest::DockerAuth { host } => whole(
+            &mut conn,
+            docker::credentials(&docker::Place::of_process(), &host),
+        ),
+        LinkRequest::List {
+            path,
+            include,
+            exclude,
+            known,
+        } => {
             let filter = match patterns(&include, &exclude) {
                 Ok(f) => f,
                 Err(e) => return whole::<()>(&mut conn, Err(e)),
@@ -120,12 +151,30 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
         LinkRequest::Read { root, paths } => read::read(&mut conn, root.as_path(), &paths),
         LinkRequest::ReadFile { path, max } => read::read_file(&mut conn, path.as_path(), max),
         LinkRequest::ExportTree { dest, wipe } => export::tree(conn, dest.as_path(), wipe),
-        LinkRequest::ExportFile { dest, name, allow_parent_dir, mode, mtime_ns } => {
-            let plan = export::FilePlan { dest: dest.into_path_buf(), name, allow_parent_dir, mode, mtime_ns };
+        LinkRequest::ExportFile {
+            dest,
+            name,
+            allow_parent_dir,
+            mode,
+            mtime_ns,
+        } => {
+            let plan = export::FilePlan {
+                dest: dest.into_path_buf(),
+                name,
+                allow_parent_dir,
+                mode,
+                mtime_ns,
+            };
             export::file(conn, plan)
         }
         LinkRequest::Dial { .. } | LinkRequest::Listen { .. } | LinkRequest::Unknown => {
-            whole::<()>(&mut conn, Err(LinkError::new(LinkErrorKind::Invalid, "not a request about files")))
+            whole::<()>(
+                &mut conn,
+                Err(LinkError::new(
+                    LinkErrorKind::Invalid,
+                    "not a request about files",
+                )),
+            )
         }
     }
 }
@@ -145,5 +194,7 @@ fn patterns(include: &[String], exclude: &[String]) -> Result<Option<patterns::F
     if include.is_empty() && exclude.is_empty() {
         return Ok(None);
     }
-    patterns::Filter::new(include, exclude).map(Some).map_err(|e| LinkError::new(LinkErrorKind::Invalid, crate::error::chain(&e)))
+    patterns::Filter::new(include, exclude)
+        .map(Some)
+        .map_err(|e| LinkError::new(LinkErrorKind::Invalid, crate::error::chain(&e)))
 }

@@ -32,7 +32,10 @@ const BATCH: usize = 256 << 10;
 /// A broken connection.
 pub fn read(to: &mut impl Write, root: &Path, paths: &[RawPath]) -> Result<(), Broken> {
     if paths.len() > MAX_READ_PATHS {
-        let error = LinkError::new(LinkErrorKind::Invalid, format!("{} paths in one request are too many", paths.len()));
+        let error = LinkError::new(
+            LinkErrorKind::Invalid,
+            format!("{} paths in one request are too many", paths.len()),
+        );
         return super::whole::<()>(to, Err(error));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -40,7 +43,10 @@ pub fn read(to: &mut impl Write, root: &Path, paths: &[RawPath]) -> Result<(), B
         Ok(d) => d,
         Err(e) => return super::whole::<()>(to, Err(LinkError::io("open", root, &e.into()))),
     };
-    let mut out = Batch { to, buffer: status_line(&Status::Ok(()))? };
+    let mut out = Batch {
+        to,
+        buffer: status_line(&Status::Ok(()))?,
+    };
     for (index, path) in (0u64..).zip(paths) {
         match open_beneath(&dir, path) {
             Ok((file, before)) => contents(&mut out, index, &file, &before)?,
@@ -63,7 +69,11 @@ struct Batch<'w, W> {
 impl<W: Write> Batch<'_, W> {
     fn piece(&mut self, piece: &Piece<'_>) -> Result<(), Broken> {
         piece.encode(&mut self.buffer);
-        if self.buffer.len() >= BATCH { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= BATCH {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<(), Broken> {
@@ -77,7 +87,11 @@ impl<W: Write> Batch<'_, W> {
         let start = self.buffer.len();
         self.buffer.resize(start + HEADER + max, 0);
         let mut filled = 0;
-        while let Some(place) = self.buffer.get_mut(start + HEADER + filled..).filter(|p| !p.is_empty()) {
+        while let Some(place) = self
+            .buffer
+            .get_mut(start + HEADER + filled..)
+            .filter(|p| !p.is_empty())
+        {
             match file.read_at(place, offset + filled as u64) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
@@ -86,7 +100,11 @@ impl<W: Write> Batch<'_, W> {
                 Err(_) => break,
             }
         }
-        self.buffer.truncate(if filled == 0 { start } else { start + HEADER + filled });
+        self.buffer.truncate(if filled == 0 {
+            start
+        } else {
+            start + HEADER + filled
+        });
         if filled > 0
             && let Some(place) = self.buffer.get_mut(start..start + HEADER)
         {
@@ -104,11 +122,14 @@ fn open_beneath(dir: &OwnedFd, path: &RawPath) -> Result<(File, Stat), Errno> {
     if !piece::is_relative(&path.0) {
         return Err(Errno::INVAL);
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let opened = match rustix::fs::openat2(dir, path.as_path(), flags, Mode::empty(), resolve) {
         // Before Linux 5.6, or filtered: the engine asked for what was listed, links on the way came with the race only.
-        Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(dir, path.as_path(), flags, Mode::empty()),
+        Err(Errno::NOSYS | Errno::PERM) => {
+            rustix::fs::openat(dir, path.as_path(), flags, Mode::empty())
+        }
         other => other,
     };
     let file = File::from(opened?);
@@ -120,15 +141,38 @@ fn open_beneath(dir: &OwnedFd, path: &RawPath) -> Result<(File, Stat), Errno> {
     }
 }
 
-fn contents<W: Write>(out: &mut Batch<'_, W>, index: u64, file: &File, before: &Stat) -> Result<(), Broken> {
+fn contents<W: Write>(
+    out: &mut Batch<'_, W>,
+    index: u64,
+    file: &File,
+    before: &Stat,
+) -> Result<(), Broken> {
     let now = stat::now_ns();
     let size = u64::try_from(before.st_size).unwrap_or_default();
-    let (mode, mtime_ns, stamp) = (before.st_mode & 0o7777, stat::mtime_ns(before), stat::stamp(before, now));
-    out.piece(&Piece::Begin { index, size, mode, mtime_ns, stamp })?;
-    let sparse = u64::try_from(before.st_blocks).unwrap_or_default().saturating_mul(512) < size && size > BATCH as u64;
+    let (mode, mtime_ns, stamp) = (
+        before.st_mode & 0o7777,
+        stat::mtime_ns(before),
+        stat::stamp(before, now),
+    );
+    out.piece(&Piece::Begin {
+        index,
+        size,
+        mode,
+        mtime_ns,
+        stamp,
+    })?;
+    let sparse = u64::try_from(before.st_blocks)
+        .unwrap_or_default()
+        .saturating_mul(512)
+        < size
+        && size > BATCH as u64;
     let mut at = 0;
     while at < size {
-        let (data_from, data_to) = if sparse { next_data(file, at, size) } else { (at, size) };
+        let (data_from, data_to) = if sparse {
+            next_data(file, at, size)
+        } else {
+            (at, size)
+        };
         if data_from > at {
             out.piece(&Piece::Hole(data_from - at))?;
             at = data_from;
@@ -145,7 +189,9 @@ fn contents<W: Write>(out: &mut Batch<'_, W>, index: u64, file: &File, before: &
     }
     let after = rustix::fs::fstat(file).ok();
     let same = after.is_some_and(|a| {
-        a.st_size == before.st_size && stat::mtime_ns(&a) == mtime_ns && stat::ctime_ns(&a) == stat::ctime_ns(before)
+        a.st_size == before.st_size
+            && stat::mtime_ns(&a) == mtime_ns
+            && stat::ctime_ns(&a) == stat::ctime_ns(before)
     });
     out.piece(&Piece::End { changed: !same })
 }
@@ -188,11 +234,18 @@ fn small_file(path: &Path, max: u64) -> Result<(FileBytes, Vec<u8>), LinkError> 
         return Err(LinkError::io("read", path, &Errno::ISDIR.into()));
     }
     let mut bytes = Vec::new();
-    File::from(fd).take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    File::from(fd)
+        .take(max.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() as u64 > max {
         let message = format!("{} is larger than {max} bytes", path.display());
         return Err(LinkError::new(LinkErrorKind::TooLarge, message));
     }
-    let answer = FileBytes { size: bytes.len() as u64, mode: stat.st_mode & 0o7777, mtime_ns: stat::mtime_ns(&stat) };
+    let answer = FileBytes {
+        size: bytes.len() as u64,
+        mode: stat.st_mode & 0o7777,
+        mtime_ns: stat::mtime_ns(&stat),
+    };
     Ok((answer, bytes))
 }

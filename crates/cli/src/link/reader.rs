@@ -19,7 +19,11 @@ pub(super) struct Pieces {
 
 impl Pieces {
     pub(super) fn new(conn: File) -> Self {
-        Self { from: BufReader::with_capacity(256 << 10, conn), payload: Vec::new(), done: false }
+        Self {
+            from: BufReader::with_capacity(256 << 10, conn),
+            payload: Vec::new(),
+            done: false,
+        }
     }
 
     /// The next piece.

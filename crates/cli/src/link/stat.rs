@@ -3,22 +3,37 @@
 use std::{io, path::Path};
 
 use rustix::fs::{AtFlags, CWD, FileType, Stat};
-use wire::{LinkError, RawPath, link::{PathKind, PathStat}};
+use wire::{
+    LinkError, RawPath,
+    link::{PathKind, PathStat},
+};
 
 /// Looks at a path.
 ///
 /// # Errors
 /// What the machine says.
 pub fn stat(path: &Path, follow: bool) -> Result<PathStat, LinkError> {
-    let (what, flags) = if follow { ("stat", AtFlags::empty()) } else { ("lstat", AtFlags::SYMLINK_NOFOLLOW) };
+    let (what, flags) = if follow {
+        ("stat", AtFlags::empty())
+    } else {
+        ("lstat", AtFlags::SYMLINK_NOFOLLOW)
+    };
     let failed = |e: io::Error| LinkError::io(what, path, &e);
     let st = rustix::fs::statat(CWD, path, flags).map_err(|e| failed(e.into()))?;
     let kind = kind(&st);
     let link = match kind {
-        PathKind::Symlink => Some(RawPath(rustix::fs::readlink(path, Vec::new()).map_err(|e| failed(e.into()))?.into_bytes())),
+        PathKind::Symlink => Some(RawPath(
+            rustix::fs::readlink(path, Vec::new())
+                .map_err(|e| failed(e.into()))?
+                .into_bytes(),
+        )),
         _ => None,
     };
-    let real = if follow { Some(RawPath::from(path.canonicalize().map_err(failed)?)) } else { None };
+    let real = if follow {
+        Some(RawPath::from(path.canonicalize().map_err(failed)?))
+    } else {
+        None
+    };
     Ok(PathStat {
         kind,
         mode: st.st_mode & 0o7777,
@@ -53,7 +68,9 @@ pub(super) fn ctime_ns(st: &Stat) -> i64 {
 }
 
 fn nanos(secs: impl Into<i64>, nanos: impl TryInto<i64>) -> i64 {
-    secs.into().saturating_mul(1_000_000_000).saturating_add(nanos.try_into().unwrap_or_default())
+    secs.into()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanos.try_into().unwrap_or_default())
 }
 
 /// Files changed within so many nanoseconds may change again without their times telling: the kernel's clock ticks.
@@ -63,7 +80,11 @@ const TICK: i64 = 10_000_000;
 /// now gets a stamp of this moment, which never comes again.
 pub(super) fn stamp(st: &Stat, now_ns: i64) -> u64 {
     let changed = ctime_ns(st);
-    let moment = if changed > now_ns.saturating_sub(TICK) { !now_ns } else { changed };
+    let moment = if changed > now_ns.saturating_sub(TICK) {
+        !now_ns
+    } else {
+        changed
+    };
     moment.cast_unsigned() ^ st.st_ino.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
@@ -84,16 +105,25 @@ mod tests {
         std::fs::write(&file, "abc").unwrap();
         std::os::unix::fs::symlink("f", &link).unwrap();
         let seen = stat(&link, false).unwrap();
-        assert_eq!((seen.kind, seen.link), (PathKind::Symlink, Some("f".into())));
+        assert_eq!(
+            (seen.kind, seen.link),
+            (PathKind::Symlink, Some("f".into()))
+        );
         let through = stat(&link, true).unwrap();
         assert_eq!((through.kind, through.size), (PathKind::File, 3));
-        assert_eq!(through.real.unwrap().as_path(), file.canonicalize().unwrap());
+        assert_eq!(
+            through.real.unwrap().as_path(),
+            file.canonicalize().unwrap()
+        );
     }
 
     #[test]
     fn a_missing_path_is_named() {
         let e = stat(Path::new("/nowhere/at/all"), false).unwrap_err();
-        assert_eq!(e.message, "lstat /nowhere/at/all: no such file or directory");
+        assert_eq!(
+            e.message,
+            "lstat /nowhere/at/all: no such file or directory"
+        );
     }
 
     #[test]

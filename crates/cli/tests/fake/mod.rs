@@ -13,7 +13,8 @@ use std::{
 };
 
 use wire::{
-    AdminStatus, ClientInfo, LinkRequest, Preamble, ProgressEvent, Status, ToClient, ToEngine, Welcome,
+    AdminStatus, ClientInfo, LinkRequest, Preamble, ProgressEvent, Status, ToClient, ToEngine,
+    Welcome,
     line::{self, MAX_LINE, MAX_PREAMBLE},
 };
 
@@ -64,7 +65,9 @@ impl Engine {
             if let Some(found) = look(&mut state) {
                 return found;
             }
-            let left = end.checked_duration_since(Instant::now()).expect("it did not happen in time");
+            let left = end
+                .checked_duration_since(Instant::now())
+                .expect("it did not happen in time");
             state = self.0.1.wait_timeout(state, left).unwrap().0;
         }
     }
@@ -91,7 +94,11 @@ impl Engine {
 
     /// Closes every control connection, as a killed engine does.
     pub(crate) fn die(&self) {
-        self.change(|s| s.sessions.values().for_each(|s| drop(s.control.shutdown(std::net::Shutdown::Both))));
+        self.change(|s| {
+            s.sessions
+                .values()
+                .for_each(|s| drop(s.control.shutdown(std::net::Shutdown::Both)))
+        });
     }
 
     /// Dies as soon as a client is there.
@@ -102,7 +109,12 @@ impl Engine {
 
     /// Sends a line to the only client.
     pub(crate) fn say(&self, line: &ToClient) {
-        let mut control = self.wait(|s| s.sessions.values().next().map(|s| s.control.try_clone().unwrap()));
+        let mut control = self.wait(|s| {
+            s.sessions
+                .values()
+                .next()
+                .map(|s| s.control.try_clone().unwrap())
+        });
         line::write(&mut control, line).unwrap();
     }
 
@@ -135,10 +147,15 @@ impl Engine {
     }
 
     /// Asks, and reads the status.
-    pub(crate) fn ask<T: serde::de::DeserializeOwned>(&self, request: LinkRequest) -> (Result<T, wire::LinkError>, BufReader<UnixStream>) {
+    pub(crate) fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        request: LinkRequest,
+    ) -> (Result<T, wire::LinkError>, BufReader<UnixStream>) {
         let stream = self.open(request);
         let mut conn = self.stream(stream);
-        let status = line::read::<Status<T>>(&mut conn, MAX_LINE).unwrap().unwrap();
+        let status = line::read::<Status<T>>(&mut conn, MAX_LINE)
+            .unwrap()
+            .unwrap();
         (status.into_result(), conn)
     }
 
@@ -147,10 +164,18 @@ impl Engine {
         match line::read::<Preamble>(&mut conn, MAX_PREAMBLE) {
             Ok(Some(Preamble::Control { client, .. })) => self.control(conn, *client),
             Ok(Some(Preamble::Http { session })) => self.http(&mut conn, &session),
-            Ok(Some(Preamble::Stream { stream, .. })) => self.change(|s| drop(s.streams.insert(stream, conn))),
-            Ok(Some(Preamble::Accepted { stream, .. })) => self.change(|s| s.accepted.push((stream, conn))),
+            Ok(Some(Preamble::Stream { stream, .. })) => {
+                self.change(|s| drop(s.streams.insert(stream, conn)))
+            }
+            Ok(Some(Preamble::Accepted { stream, .. })) => {
+                self.change(|s| s.accepted.push((stream, conn)))
+            }
             Ok(Some(Preamble::Admin { .. })) => {
-                let status = AdminStatus { pid: 1, version: "v0.14.0".into(), ..AdminStatus::default() };
+                let status = AdminStatus {
+                    pid: 1,
+                    version: "v0.14.0".into(),
+                    ..AdminStatus::default()
+                };
                 line::write(conn.get_mut(), &Status::Ok(status)).unwrap();
                 self.change(|s| s.stopped = true);
             }
@@ -171,8 +196,16 @@ impl Engine {
         self.change(|s| {
             s.opened += 1;
             session = format!("s{}", s.opened);
-            line::write(&mut out, &Welcome::Ok { session: session.clone(), engine_version: "v0.14.0".into() }).unwrap();
-            s.sessions.insert(session.clone(), Session { client, control });
+            line::write(
+                &mut out,
+                &Welcome::Ok {
+                    session: session.clone(),
+                    engine_version: "v0.14.0".into(),
+                },
+            )
+            .unwrap();
+            s.sessions
+                .insert(session.clone(), Session { client, control });
         });
         let end = line::read::<ToEngine>(&mut conn, MAX_LINE);
         self.change(|s| drop(s.sessions.remove(&session)));
@@ -183,11 +216,24 @@ impl Engine {
     }
 
     fn http(&self, conn: &mut BufReader<UnixStream>, session: &str) {
-        let token = self.0.0.lock().unwrap().sessions.get(session).map(|s| s.client.token.clone());
+        let token = self
+            .0
+            .0
+            .lock()
+            .unwrap()
+            .sessions
+            .get(session)
+            .map(|s| s.client.token.clone());
         loop {
-            let Some((head, body)) = request(conn) else { return };
-            let wanted = token.as_ref().map(|t| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{t}:")));
-            let authorised = wanted.is_some_and(|w| head.contains(&format!("authorization: basic {}", w.to_lowercase())));
+            let Some((head, body)) = request(conn) else {
+                return;
+            };
+            let wanted = token.as_ref().map(|t| {
+                base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{t}:"))
+            });
+            let authorised = wanted.is_some_and(|w| {
+                head.contains(&format!("authorization: basic {}", w.to_lowercase()))
+            });
             let (status, answer) = match &body {
                 _ if !authorised => ("401 Unauthorized", "who are you".to_owned()),
                 b if b.contains("hang") => {
@@ -195,13 +241,21 @@ impl Engine {
                     let _ = conn.read(&mut [0]);
                     return;
                 }
-                b if b.contains("nope") => {
-                    ("200 OK", r#"{"data":null,"errors":[{"message":"no field nope","path":["nope"]}]}"#.to_owned())
-                }
+                b if b.contains("nope") => (
+                    "200 OK",
+                    r#"{"data":null,"errors":[{"message":"no field nope","path":["nope"]}]}"#
+                        .to_owned(),
+                ),
                 b if b.contains("echo") => ("200 OK", body.clone()),
-                _ => ("200 OK", r#"{"data":{"defaultPlatform":"linux/amd64"}}"#.to_owned()),
+                _ => (
+                    "200 OK",
+                    r#"{"data":{"defaultPlatform":"linux/amd64"}}"#.to_owned(),
+                ),
             };
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{answer}",
+                answer.len()
+            );
             conn.get_mut().write_all(answer.as_bytes()).unwrap();
         }
     }
@@ -216,7 +270,13 @@ fn request(conn: &mut BufReader<UnixStream>) -> Option<(String, String)> {
         }
     }
     let head = head.to_lowercase();
-    let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
+    let length = head
+        .split("content-length: ")
+        .nth(1)?
+        .split("\r\n")
+        .next()?
+        .parse()
+        .ok()?;
     let mut body = vec![0; length];
     conn.read_exact(&mut body).ok()?;
     Some((head, String::from_utf8(body).ok()?))

@@ -40,7 +40,12 @@ pub fn digest_from_hex(text: &str) -> Option<[u8; 32]> {
 ///
 /// # Errors
 /// A broken connection.
-pub fn list(to: &mut impl Write, root: &Path, filter: Option<&Filter>, known: Option<[u8; 32]>) -> Result<(), Broken> {
+pub fn list(
+    to: &mut impl Write,
+    root: &Path,
+    filter: Option<&Filter>,
+    known: Option<[u8; 32]>,
+) -> Result<(), Broken> {
     let scanned = open_root(root).and_then(|fd| scan::scan(root, fd, filter));
     let (encoded, entries) = match scanned {
         Ok(scan) => assemble(&scan),
@@ -63,7 +68,10 @@ pub fn list(to: &mut impl Write, root: &Path, filter: Option<&Filter>, known: Op
 fn open_root(root: &Path) -> Result<OwnedFd, LinkError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(root, flags, Mode::empty()).map_err(|e| match e {
-        Errno::NOTDIR => LinkError::new(LinkErrorKind::Invalid, format!("path {} is a file, not a directory", root.display())),
+        Errno::NOTDIR => LinkError::new(
+            LinkErrorKind::Invalid,
+            format!("path {} is a file, not a directory", root.display()),
+        ),
         Errno::NOENT => LinkError::io("lstat", root, &e.into()),
         other => LinkError::io("open", root, &other.into()),
     })
@@ -71,7 +79,13 @@ fn open_root(root: &Path) -> Result<OwnedFd, LinkError> {
 
 /// The chunks of a listing in the order of the tree, and the number of entries.
 fn assemble(scan: &Scan) -> (Vec<Vec<u8>>, u64) {
-    let mut out = Assembly { scan, chunks: Vec::new(), chunk: Vec::with_capacity(CHUNK), entries: 0, waiting: Vec::new() };
+    let mut out = Assembly {
+        scan,
+        chunks: Vec::new(),
+        chunk: Vec::with_capacity(CHUNK),
+        entries: 0,
+        waiting: Vec::new(),
+    };
     let mut root = Vec::new();
     scan::encode(b"", EntryKind::Dir, &scan.root, &mut root);
     out.put(&root, 1);
@@ -94,7 +108,10 @@ impl<'a> Assembly<'a> {
     fn put(&mut self, bytes: &[u8], entries: u64) {
         // Segments are at most a chunk and an entry, so chunks stay well below a frame's limit.
         if self.chunk.len() >= CHUNK {
-            self.chunks.push(std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK)));
+            self.chunks.push(std::mem::replace(
+                &mut self.chunk,
+                Vec::with_capacity(CHUNK),
+            ));
         }
         self.chunk.extend_from_slice(bytes);
         self.entries += entries;

@@ -102,11 +102,20 @@ impl Scan {
         let found = place.and_then(|p| Some((self.products.get(p.product)?, p.segments.clone())));
         found.into_iter().flat_map(|(product, range)| {
             let bytes = |r: &Range<usize>| product.bytes.get(r.clone()).unwrap_or_default();
-            product.segments.get(range).unwrap_or_default().iter().map(move |s| Part {
-                bytes: bytes(&s.bytes),
-                entries: s.entries,
-                sub: s.sub.as_ref().map(|d| SubDir { entry: bytes(&d.entry), id: d.id, taken: d.taken }),
-            })
+            product
+                .segments
+                .get(range)
+                .unwrap_or_default()
+                .iter()
+                .map(move |s| Part {
+                    bytes: bytes(&s.bytes),
+                    entries: s.entries,
+                    sub: s.sub.as_ref().map(|d| SubDir {
+                        entry: bytes(&d.entry),
+                        id: d.id,
+                        taken: d.taken,
+                    }),
+                })
         })
     }
 }
@@ -151,7 +160,11 @@ pub(super) fn scan(root: &Path, fd: OwnedFd, filter: Option<&Filter>) -> Result<
         root,
         filter,
         now_ns: stat::now_ns(),
-        queue: Mutex::new(Queue { next_id: 1, at_work: 1, ..Queue::default() }),
+        queue: Mutex::new(Queue {
+            next_id: 1,
+            at_work: 1,
+            ..Queue::default()
+        }),
         changed: Condvar::new(),
         entries: AtomicU64::new(0),
     };
@@ -169,14 +182,20 @@ pub(super) fn scan(root: &Path, fd: OwnedFd, filter: Option<&Filter>) -> Result<
         let spawn = |_| {
             let run = || Worker::new(&shared).work(false);
             // Without a thread the others do its work.
-            thread::Builder::new().name("walk".into()).spawn_scoped(scope, run).ok()
+            thread::Builder::new()
+                .name("walk".into())
+                .spawn_scoped(scope, run)
+                .ok()
         };
         let helpers: Vec<_> = (0..others).filter_map(spawn).collect();
         let mut products = vec![main.work(true)];
         products.extend(helpers.into_iter().filter_map(|h| h.join().ok()));
         products
     });
-    let queue = shared.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let queue = shared
+        .queue
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = queue.failed {
         return Err(error);
     }
@@ -184,11 +203,18 @@ pub(super) fn scan(root: &Path, fd: OwnedFd, filter: Option<&Filter>) -> Result<
     for (product, of) in products.iter().enumerate() {
         for (id, segments) in &of.done {
             if let Some(place) = places.get_mut(*id) {
-                *place = Some(Place { product, segments: segments.clone() });
+                *place = Some(Place {
+                    product,
+                    segments: segments.clone(),
+                });
             }
         }
     }
-    Ok(Scan { root: stat, products, places })
+    Ok(Scan {
+        root: stat,
+        products,
+        places,
+    })
 }
 
 impl Shared<'_> {
@@ -214,7 +240,10 @@ impl Shared<'_> {
                 self.changed.notify_all();
                 return None;
             }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -278,7 +307,10 @@ impl<'a> Worker<'a> {
 
     fn task(&mut self, task: Task) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let name = task.path.get(task.path.len() - task.name_len..).unwrap_or_default();
+        let name = task
+            .path
+            .get(task.path.len() - task.name_len..)
+            .unwrap_or_default();
         match rustix::fs::openat(&task.parent, name, flags, Mode::empty()) {
             Ok(fd) => self.directory(&Arc::new(fd), task.id, &task.path, task.depth, &task.state),
             // Replaced or removed meanwhile: an empty directory, as it was when it was listed.
@@ -288,25 +320,44 @@ impl<'a> Worker<'a> {
     }
 
     fn told(&self, what: &str, path: &[u8], error: Errno) -> LinkError {
-        LinkError::io(what, &self.shared.root.join(OsStr::from_bytes(path)), &io::Error::from(error))
+        LinkError::io(
+            what,
+            &self.shared.root.join(OsStr::from_bytes(path)),
+            &io::Error::from(error),
+        )
     }
 
     /// Reads a directory, and queues those in it.
-    fn directory(&mut self, fd: &Arc<OwnedFd>, id: usize, path: &[u8], depth: usize, state: &DirState) {
+    fn directory(
+        &mut self,
+        fd: &Arc<OwnedFd>,
+        id: usize,
+        path: &[u8],
+        depth: usize,
+        state: &DirState,
+    ) {
         self.path.clear();
         self.path.extend_from_slice(path);
         let first = self.product.segments.len();
-        let read = self.read_names(fd.as_fd()).and_then(|()| self.entries(fd, depth, state));
+        let read = self
+            .read_names(fd.as_fd())
+            .and_then(|()| self.entries(fd, depth, state));
         self.end_segment(None);
         match read {
             Ok(()) => {}
             Err(Failed::At(what, e)) => self.shared.fail(self.told(what, &self.path, e)),
             Err(Failed::TooMany) => {
-                let message = format!("{} holds more than {MAX_ENTRIES} entries", self.shared.root.display());
-                self.shared.fail(LinkError::new(LinkErrorKind::TooLarge, message));
+                let message = format!(
+                    "{} holds more than {MAX_ENTRIES} entries",
+                    self.shared.root.display()
+                );
+                self.shared
+                    .fail(LinkError::new(LinkErrorKind::TooLarge, message));
             }
         }
-        self.product.done.push((id, first..self.product.segments.len()));
+        self.product
+            .done
+            .push((id, first..self.product.segments.len()));
         if !self.found.is_empty() {
             // The first one is done first.
             self.shared.lock().tasks.extend(self.found.drain(..).rev());
@@ -325,11 +376,22 @@ impl<'a> Worker<'a> {
                 continue;
             }
             let kind = entry.file_type();
-            if matches!(kind, FileType::Socket | FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) {
+            if matches!(
+                kind,
+                FileType::Socket
+                    | FileType::Fifo
+                    | FileType::CharacterDevice
+                    | FileType::BlockDevice
+            ) {
                 continue;
             }
-            self.order.push(Name { start: self.names.len(), len: name.len(), is_dir: kind == FileType::Directory });
-            self.names.extend_from_slice(entry.file_name().to_bytes_with_nul());
+            self.order.push(Name {
+                start: self.names.len(),
+                len: name.len(),
+                is_dir: kind == FileType::Directory,
+            });
+            self.names
+                .extend_from_slice(entry.file_name().to_bytes_with_nul());
         }
         let names = &self.names;
         let text = |n: &Name| names.get(n.start..n.start + n.len).unwrap_or_default();
@@ -340,34 +402,62 @@ impl<'a> Worker<'a> {
     fn entries(&mut self, fd: &Arc<OwnedFd>, depth: usize, state: &DirState) -> Result<(), Failed> {
         let before = self.path.len();
         for at in 0..self.order.len() {
-            let Some(name) = self.order.get(at).copied() else { break };
+            let Some(name) = self.order.get(at).copied() else {
+                break;
+            };
             if before > 0 {
                 self.path.push(b'/');
             }
-            self.path.extend_from_slice(self.names.get(name.start..name.start + name.len).unwrap_or_default());
+            self.path.extend_from_slice(
+                self.names
+                    .get(name.start..name.start + name.len)
+                    .unwrap_or_default(),
+            );
             self.entry(fd, name, depth, state)?;
             self.path.truncate(before);
         }
-        let seen = self.shared.entries.fetch_add(self.order.len() as u64, Ordering::Relaxed);
-        if seen > MAX_ENTRIES { Err(Failed::TooMany) } else { Ok(()) }
+        let seen = self
+            .shared
+            .entries
+            .fetch_add(self.order.len() as u64, Ordering::Relaxed);
+        if seen > MAX_ENTRIES {
+            Err(Failed::TooMany)
+        } else {
+            Ok(())
+        }
     }
 
     /// What the patterns say of the current path.
     fn step(&self, state: &DirState, is_dir: bool) -> Step {
         match self.shared.filter {
             Some(filter) => filter.step(state, &self.path, is_dir),
-            None => Step { decision: Decision::Include, descend: is_dir, state: DirState::default() },
+            None => Step {
+                decision: Decision::Include,
+                descend: is_dir,
+                state: DirState::default(),
+            },
         }
     }
 
-    fn entry(&mut self, fd: &Arc<OwnedFd>, name: Name, depth: usize, state: &DirState) -> Result<(), Failed> {
+    fn entry(
+        &mut self,
+        fd: &Arc<OwnedFd>,
+        name: Name,
+        depth: usize,
+        state: &DirState,
+    ) -> Result<(), Failed> {
         let mut step = self.step(state, name.is_dir);
         if step.decision == Decision::Exclude && !step.descend && name.is_dir {
             return Ok(());
         }
-        let bytes = self.names.get(name.start..=name.start + name.len).unwrap_or_default();
+        let bytes = self
+            .names
+            .get(name.start..=name.start + name.len)
+            .unwrap_or_default();
         // The kernel ends names with the NUL that was kept.
-        let Ok(c_name) = CStr::from_bytes_with_nul(bytes) else { return Ok(()) };
+        let Ok(c_name) = CStr::from_bytes_with_nul(bytes) else {
+            return Ok(());
+        };
         let stat = match rustix::fs::statat(fd, c_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(s) => s,
             // Removed meanwhile.
@@ -382,14 +472,24 @@ impl<'a> Worker<'a> {
         }
         let taken = step.decision == Decision::Include;
         match kind {
-            FileType::Directory if taken || step.descend => return self.sub_dir(fd, name, &stat, depth, step),
+            FileType::Directory if taken || step.descend => {
+                return self.sub_dir(fd, name, &stat, depth, step);
+            }
             FileType::RegularFile if taken => {
                 let size = u64::try_from(stat.st_size).unwrap_or_default();
-                let kind = EntryKind::File { size, stamp: stat::stamp(&stat, self.shared.now_ns) };
+                let kind = EntryKind::File {
+                    size,
+                    stamp: stat::stamp(&stat, self.shared.now_ns),
+                };
                 encode(c_name.to_bytes(), kind, &stat, &mut self.product.bytes);
             }
             FileType::Symlink if taken => match rustix::fs::readlinkat(fd, c_name, Vec::new()) {
-                Ok(to) => encode(c_name.to_bytes(), EntryKind::Symlink(to.as_bytes()), &stat, &mut self.product.bytes),
+                Ok(to) => encode(
+                    c_name.to_bytes(),
+                    EntryKind::Symlink(to.as_bytes()),
+                    &stat,
+                    &mut self.product.bytes,
+                ),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(()),
                 Err(e) => return Err(Failed::At("readlink", e)),
             },
@@ -402,7 +502,14 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn sub_dir(&mut self, fd: &Arc<OwnedFd>, name: Name, stat: &Stat, depth: usize, step: Step) -> Result<(), Failed> {
+    fn sub_dir(
+        &mut self,
+        fd: &Arc<OwnedFd>,
+        name: Name,
+        stat: &Stat,
+        depth: usize,
+        step: Step,
+    ) -> Result<(), Failed> {
         if depth + 2 > MAX_DEPTH {
             return Err(Failed::At("open", Errno::NAMETOOLONG));
         }
@@ -416,17 +523,34 @@ impl<'a> Worker<'a> {
             queue.next_id += 1;
             drop(queue);
             let (parent, path) = (Arc::clone(fd), self.path.clone());
-            self.found.push(Task { id, parent, path, name_len: name.len, depth: depth + 1, state: step.state });
+            self.found.push(Task {
+                id,
+                parent,
+                path,
+                name_len: name.len,
+                depth: depth + 1,
+                state: step.state,
+            });
         }
         let entry = start..self.product.bytes.len();
-        self.end_segment(Some(Sub { entry, id, taken: step.decision == Decision::Include }));
+        self.end_segment(Some(Sub {
+            entry,
+            id,
+            taken: step.decision == Decision::Include,
+        }));
         Ok(())
     }
 
     fn end_segment(&mut self, sub: Option<Sub>) {
-        let end = sub.as_ref().map_or(self.product.bytes.len(), |s| s.entry.start);
+        let end = sub
+            .as_ref()
+            .map_or(self.product.bytes.len(), |s| s.entry.start);
         if end > self.segment || sub.is_some() {
-            self.product.segments.push(Segment { bytes: self.segment..end, entries: self.entries, sub });
+            self.product.segments.push(Segment {
+                bytes: self.segment..end,
+                entries: self.entries,
+                sub,
+            });
         }
         self.segment = self.product.bytes.len();
         self.entries = 0;
@@ -436,5 +560,13 @@ impl<'a> Worker<'a> {
 /// Encodes an entry.
 pub(super) fn encode(name: &[u8], kind: EntryKind<'_>, stat: &Stat, out: &mut Vec<u8>) {
     let mode = stat.st_mode & 0o7777;
-    Entry { name, kind, mode, mtime_ns: stat::mtime_ns(stat), uid: stat.st_uid, gid: stat.st_gid }.encode(out);
+    Entry {
+        name,
+        kind,
+        mode,
+        mtime_ns: stat::mtime_ns(stat),
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    }
+    .encode(out);
 }
