@@ -181,8 +181,7 @@ impl Cgroup {
 
 impl Unified {
     fn new(path: &str, name: &str) -> io::Result<Unified> {
-        let mount = sys::mount::filesystem("cgroup2", &[], MountAttrFlags::empty()).map_err(|e| io::Error::new(e.source.kind(), e.to_string()))?;
-        let own = open(mount.as_fd(), path)?;
+        let own = Unified::own(path)?;
         sweep(own.as_fd());
         let base = make(own.as_fd(), name)?;
         let (confined, open) = (make(base.as_fd(), "confined")?, make(base.as_fd(), "open")?);
@@ -193,6 +192,34 @@ impl Unified {
         }
         Ok(Unified { own, name: name.into(), base, confined: Arc::new(confined), open: Arc::new(open), guarded })
     }
+}
+
+impl Unified {
+    /// The engine's own group: where the host has the hierarchy mounted, else in a mount of our own. Not always the latter, as
+    /// another mount would reset the options of the host's.
+    fn own(path: &str) -> io::Result<OwnedFd> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+        if let Some((point, root)) = mounted(&mounts)
+            && let Some(inside) = path.strip_prefix(root.trim_end_matches('/'))
+        {
+            let top = rustix::fs::open(point, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            return open(top.as_fd(), inside);
+        }
+        let mount = sys::mount::filesystem("cgroup2", &[], MountAttrFlags::empty());
+        let mount = mount.map_err(|e| io::Error::new(e.source.kind(), e.to_string()))?;
+        open(mount.as_fd(), path)
+    }
+}
+
+/// Where the unified hierarchy is mounted writable, and which of its directories, as `/proc/self/mountinfo` tells.
+fn mounted(mountinfo: &str) -> Option<(&str, &str)> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point, options) = (fields.next()?, fields.next()?, fields.next()?);
+        let fits = filesystem.starts_with("cgroup2 ") && options.split(',').any(|o| o == "rw") && !point.contains('\\');
+        fits.then_some((point, root))
+    })
 }
 
 impl Legacy {
@@ -274,6 +301,14 @@ fn remove_tree(parent: BorrowedFd<'_>, name: &str, depth: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hosts_mount_is_found() {
+        let line = |root: &str, point: &str, options: &str, kind: &str| format!("41 31 0:38 {root} {point} {options} shared:9 - {kind} x rw,nsdelegate\n");
+        let text = line("/", "/proc", "rw", "proc") + &line("/", "/ro", "ro,nosuid", "cgroup2") + &line("/pod", "/sys/fs/cgroup", "rw,relatime", "cgroup2");
+        assert_eq!(mounted(&text), Some(("/sys/fs/cgroup", "/pod")));
+        assert_eq!(mounted(&line("/", "/sys/fs/cgroup/cpu", "rw", "cgroup")), None);
+    }
 
     #[test]
     fn pure_and_mixed_hierarchies_are_told_apart() {

@@ -469,6 +469,7 @@ impl Aftermath for After {
 
 fn failure(op: &Op, errno: i32, program: &str) -> StartError {
     match op {
+        Op::Exec { .. } if errno == libc::E2BIG => program_failure(program, errno),
         Op::Exec { program: None, .. } => program_failure(program, errno),
         other => StartError::Step { step: other.describe(), source: std::io::Error::from_raw_os_error(errno) },
     }
@@ -476,6 +477,7 @@ fn failure(op: &Op, errno: i32, program: &str) -> StartError {
 
 fn program_failure(program: &str, errno: i32) -> StartError {
     match errno {
+        libc::E2BIG => StartError::Spec(format!("the arguments and the environment of `{program}` are too long together")),
         libc::ENOENT => StartError::UnknownProgram { name: program.into(), looked_in: "no such file, or its interpreter is missing".into() },
         libc::EACCES => StartError::NotExecutable { name: program.into(), source: std::io::Error::from_raw_os_error(errno) },
         errno => StartError::Step { step: format!("execute `{program}`"), source: std::io::Error::from_raw_os_error(errno) },
@@ -483,8 +485,9 @@ fn program_failure(program: &str, errno: i32) -> StartError {
 }
 
 impl Shared {
-    /// This very executable, in memory that nobody can change: what runs as a container's first process could otherwise be
-    /// reached, and rewritten, through its `/proc/1/exe`.
+    /// This very executable, so that nobody can change it: what runs as a container's first process can be reached through
+    /// its `/proc/1/exe`. A read-only mount of its own does, which no container can make writable again; where the file is
+    /// not to be mounted, a sealed copy in memory.
     fn init(&self) -> Result<Arc<OwnedFd>, StartError> {
         let mut init = self.init.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(fd) = &*init {
@@ -493,10 +496,17 @@ impl Shared {
         if !init::available() {
             return Err(StartError::Spec("this executable does not call `sandbox::init::maybe_run` and cannot be an init".into()));
         }
-        let fd = Arc::new(high(sealed_copy().step(|| "copy this executable into memory".into())?)?);
+        let fd = readonly_mount().or_else(|_| sealed_copy()).step(|| "keep this executable for containers to start with".into())?;
+        let fd = Arc::new(high(fd)?);
         *init = Some(Arc::clone(&fd));
         Ok(fd)
     }
+}
+
+fn readonly_mount() -> std::io::Result<OwnedFd> {
+    let mount = sys::mount::copy_of(rustix::fs::CWD, "/proc/self/exe".as_ref())?;
+    sys::mount::set_private(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+    Ok(mount)
 }
 
 fn sealed_copy() -> std::io::Result<OwnedFd> {

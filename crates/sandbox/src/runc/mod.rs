@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixListener, process::CommandExt},
+        unix::process::CommandExt,
     },
     path::{Path, PathBuf},
     process::{Command, Stdio as Standard},
@@ -122,31 +122,33 @@ impl Runc {
             fs::create_dir(bundle.join(name)).step(|| format!("make `{name}` in the bundle"))?;
         }
 
-        let console = stdio.terminal.then(|| UnixListener::bind(bundle.join("console"))).transpose().step(|| "listen for the terminal".into())?;
+        let terminal = stdio.terminal.then(open_terminal).transpose().step(|| "open a terminal".into())?;
         let mut command = Command::new(&self.binary);
         command.args(["--root".as_ref(), after.root.as_os_str(), "--log".as_ref(), bundle.join("log").as_os_str()]);
         command.args(["--log-format", "json", "run", "--pid-file"]).arg(bundle.join("pid")).arg("--bundle").arg(&bundle);
-        if console.is_some() {
-            command.arg("--console-socket").arg(bundle.join("console"));
-        }
         command.arg(&after.id).env_clear().env("PATH", crate::plan::DEFAULT_PATH).current_dir("/");
-        let stream = |fd: Option<OwnedFd>| fd.map_or_else(Standard::null, Standard::from);
-        command.stdin(stream(stdio.stdin)).stdout(stream(stdio.stdout)).stderr(stream(stdio.stderr));
+        let stream = |fd: Option<OwnedFd>| -> io::Result<Standard> {
+            // Without detaching, runc passes between this terminal and the container's own.
+            let slave = terminal.as_ref().map(|(_, slave)| slave.try_clone()).transpose()?;
+            Ok(slave.or(fd).map_or_else(Standard::null, Standard::from))
+        };
+        let streams = || "set up the standard streams".to_owned();
+        command.stdin(stream(stdio.stdin).step(streams)?).stdout(stream(stdio.stdout).step(streams)?);
+        command.stderr(stream(stdio.stderr).step(streams)?);
         let mut attached: Vec<(PathBuf, OwnedFd)> = vec![(bundle.join("rootfs"), root.mount), (bundle.join("files"), files)];
         attached.extend(placed.into_iter().map(|p| (p.place, p.mount.mount)));
-        attach_in_child(&mut command, attached);
+        attach_in_child(&mut command, attached, terminal.is_some());
         let process = command.spawn().step(|| format!("run `{}`", self.binary.display()))?;
         after.started = true;
         drop(command);
         let runc = pidfd(process.id() as i32).step(|| "keep the runc process".into())?;
         let (pid, target) = self.started(&bundle, &runc, &argv)?;
-        let terminal = console.map(|c| receive_terminal(&c)).transpose().step(|| "receive the terminal".into())?;
         drop(net);
         Ok(Child {
             pid,
             pidfd: Arc::new(runc),
             target: Some(target),
-            terminal,
+            terminal: terminal.map(|(master, _)| master),
             aftermath: None,
             ended: None,
             joiner: None,
@@ -239,8 +241,12 @@ fn place(bundle: &Path, files: &OwnedFd, index: usize, prepared: parts::Prepared
 
 /// Makes the child attach mounts in a mount namespace of its own, before it becomes `runc`.
 #[expect(unsafe_code, reason = "code between fork and exec")]
-fn attach_in_child(command: &mut Command, mounts: Vec<(PathBuf, OwnedFd)>) {
+fn attach_in_child(command: &mut Command, mounts: Vec<(PathBuf, OwnedFd)>, terminal: bool) {
     let attach = move || {
+        if terminal {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
         sys::process::unshare_mounts()?;
         rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         for (place, mount) in mounts.iter().filter(|(p, _)| !p.as_os_str().is_empty()) {
@@ -259,6 +265,16 @@ fn leads_into_system(walk: &rooted::Walk) -> bool {
     matches!(top, Some(b"proc" | b"sys" | b"dev"))
 }
 
+/// A terminal of the host: master and slave.
+fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    unlockpt(&master)?;
+    let slave = ioctl_tiocgptpeer(&master, flags)?;
+    Ok((master, slave))
+}
+
 fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(Into::into)
@@ -270,24 +286,6 @@ fn log_message(bundle: &Path) -> Option<String> {
     let messages = text.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
     let mut errors = messages.filter(|m| m["level"] == "error" || m["level"] == "fatal");
     errors.next_back().and_then(|m| Some(m["msg"].as_str()?.to_owned()))
-}
-
-/// Takes the terminal's master that runc sends.
-fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-    let (stream, _) = listener.accept()?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut name = [0; 256];
-    let mut iov = [io::IoSliceMut::new(&mut name)];
-    rustix::net::recvmsg(&stream, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut found = None;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            found = fds.into_iter().next().or(found);
-        }
-    }
-    found.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "runc sent no terminal"))
 }
 
 /// What is tidied up after a container.

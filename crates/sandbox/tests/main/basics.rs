@@ -59,6 +59,9 @@ fn root_unknown_programs_are_named() {
         check(&["text"], "cannot execute `text`: Exec format error (os error 8)");
         check(&["/etc/passwd"], "cannot execute `/etc/passwd`: Permission denied (os error 13)");
         check(&[""], "no program to run");
+        let long = "x".repeat(100_000);
+        let many: Vec<&str> = std::iter::once("true").chain(std::iter::repeat_n(long.as_str(), 40)).collect();
+        check(&many, "the arguments and the environment of `true` are too long together");
     }
 }
 
