@@ -31,7 +31,12 @@ impl Bench {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.shell.dagger);
         command.args(args);
-        command.envs(self.shell.variables.iter().map(|(name, value)| (*name, value)));
+        command.envs(
+            self.shell
+                .variables
+                .iter()
+                .map(|(name, value)| (*name, value)),
+        );
         command
     }
 
@@ -50,7 +55,13 @@ pub(super) struct Session {
 impl Session {
     fn open(bench: &Bench) -> Result<Self> {
         let mut child = bench
-            .command(&["session", "--label", "dagger.io/sdk.name:go", "--version", "v0.14.0"])
+            .command(&[
+                "session",
+                "--label",
+                "dagger.io/sdk.name:go",
+                "--version",
+                "v0.14.0",
+            ])
             .current_dir(bench.scratch.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -60,8 +71,12 @@ impl Session {
         let out = child.stdout.take().context("no stdout")?;
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line)?;
-        let hello: Value = serde_json::from_str(&line).context("`dagger session` did not say hello")?;
-        let port = hello["port"].as_u64().and_then(|p| u16::try_from(p).ok()).context("no port")?;
+        let hello: Value =
+            serde_json::from_str(&line).context("`dagger session` did not say hello")?;
+        let port = hello["port"]
+            .as_u64()
+            .and_then(|p| u16::try_from(p).ok())
+            .context("no port")?;
         let token = hello["session_token"].as_str().context("no token")?;
         let auth = base64(format!("{token}:").as_bytes());
         Ok(Session { child, port, auth })
@@ -88,11 +103,17 @@ impl Session {
             .position(|w| w == b"\r\n\r\n")
             .context("no HTTP answer")?;
         let head = String::from_utf8_lossy(&answer[..at]).into_owned();
-        ensure!(head.starts_with("HTTP/1.1 200"), "the engine answered {head}");
+        ensure!(
+            head.starts_with("HTTP/1.1 200"),
+            "the engine answered {head}"
+        );
         let text = &answer[at + 4..];
         // Chains are deeper than a JSON reader goes; errors are not.
         if let Some(at) = text.windows(9).position(|w| w == b"\"errors\":") {
-            bail!("the engine answered {}", String::from_utf8_lossy(&text[at..text.len().min(at + 400)]));
+            bail!(
+                "the engine answered {}",
+                String::from_utf8_lossy(&text[at..text.len().min(at + 400)])
+            );
         }
         Ok((took, serde_json::from_slice(text).unwrap_or(Value::Null)))
     }
@@ -136,7 +157,11 @@ pub(super) struct Scratch(PathBuf);
 impl Scratch {
     pub(super) fn new() -> Result<Self> {
         let memory = Path::new("/dev/shm");
-        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let base = if memory.is_dir() {
+            memory.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
         let path = base.join(format!("bodkin-bench-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
         Ok(Scratch(path))

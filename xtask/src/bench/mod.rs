@@ -65,7 +65,11 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     let registry = env::serve(&images::Options::parse(&[])?, PORT)?;
     let binary = env::build(env::Build::Release, &dir)?;
     let shell = env::shell(&dir, &registry, &binary)?;
-    let bench = client::Bench { shell, dir: dir.clone(), scratch };
+    let bench = client::Bench {
+        shell,
+        dir: dir.clone(),
+        scratch,
+    };
     let result = rows::all(&bench, args);
     env::stop_engine(&dir).context("cannot stop the bench's engine")?;
     let rows = result?;

@@ -24,7 +24,9 @@ pub(super) fn time(command: &mut Command) -> Result<Duration> {
 
 /// fork and exec of a static program.
 pub(super) fn fork_exec(times: usize) -> Result<Vec<Duration>> {
-    (0..times).map(|_| time(Command::new("/bin/busybox").arg("true"))).collect()
+    (0..times)
+        .map(|_| time(Command::new("/bin/busybox").arg("true")))
+        .collect()
 }
 
 /// A bundle that `runc` and `crun` run: busybox and nothing else.
@@ -35,7 +37,11 @@ pub(super) fn bundle(dir: &Path) -> Result<()> {
     for dir in ["proc", "dev", "sys", "tmp"] {
         fs::create_dir_all(dir_of(&root).join(dir))?;
     }
-    let spec = Command::new("runc").arg("spec").current_dir(dir).output().context("runc is not installed")?;
+    let spec = Command::new("runc")
+        .arg("spec")
+        .current_dir(dir)
+        .output()
+        .context("runc is not installed")?;
     ensure!(spec.status.success(), "runc spec failed");
     let path = dir.join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
@@ -52,11 +58,19 @@ fn dir_of(bin: &Path) -> &Path {
 /// One container by an OCI runtime.
 pub(super) fn run_bundle(runtime: &str, dir: &Path, times: usize) -> Result<Vec<Duration>> {
     (0..times)
-        .map(|n| time(Command::new(runtime).args(["run", &format!("bodkin-bench-{n}")]).current_dir(dir)))
+        .map(|n| {
+            time(
+                Command::new(runtime)
+                    .args(["run", &format!("bodkin-bench-{n}")])
+                    .current_dir(dir),
+            )
+        })
         .collect()
 }
 
 /// A plain stat walk.
 pub(super) fn find(dir: &Path, times: usize) -> Result<Vec<Duration>> {
-    (0..times).map(|_| time(Command::new("find").arg(dir).args(["-size", "+1000000k"]))).collect()
+    (0..times)
+        .map(|_| time(Command::new("find").arg(dir).args(["-size", "+1000000k"])))
+        .collect()
 }

@@ -1,6 +1,10 @@
 //! The rows of the table.
 
-use std::{fs, path::Path, time::{Duration, Instant}};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 
@@ -43,7 +47,10 @@ pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
 fn fresh() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let at = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
     format!("{at}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -63,13 +70,23 @@ fn cold(bench: &Bench) -> Result<Row> {
             first_answer(bench)
         })
         .collect::<Result<_>>()?;
-    Ok(Row::new("session to first answer, engine not running", 100.0, runs))
+    Ok(Row::new(
+        "session to first answer, engine not running",
+        100.0,
+        runs,
+    ))
 }
 
 fn session(bench: &Bench) -> Result<Row> {
     first_answer(bench)?;
-    let runs = (0..TIMES).map(|_| first_answer(bench)).collect::<Result<_>>()?;
-    Ok(Row::new("session to first answer, engine running", 20.0, runs))
+    let runs = (0..TIMES)
+        .map(|_| first_answer(bench))
+        .collect::<Result<_>>()?;
+    Ok(Row::new(
+        "session to first answer, engine running",
+        20.0,
+        runs,
+    ))
 }
 
 /// `n` execs one on the other.
@@ -86,21 +103,31 @@ fn execs(n: usize, salt: &str) -> String {
 fn exec(bench: &Bench) -> Result<Row> {
     let session = bench.session()?;
     session.ask(&execs(1, &fresh()))?;
-    let runs = (0..TIMES).map(|_| Ok(session.ask(&execs(1, &fresh()))?.0)).collect::<Result<_>>()?;
-    Ok(Row::new("one withExec with its own network", 12.0, runs).beside("fork+exec", others::fork_exec(TIMES)?))
+    let runs = (0..TIMES)
+        .map(|_| Ok(session.ask(&execs(1, &fresh()))?.0))
+        .collect::<Result<_>>()?;
+    Ok(Row::new("one withExec with its own network", 12.0, runs)
+        .beside("fork+exec", others::fork_exec(TIMES)?))
 }
 
 fn runtime(bench: &Bench) -> Result<Row> {
     let session = bench.session()?;
-    let runs = (0..TIMES).map(|_| Ok(session.ask(&execs(1, &fresh()))?.0)).collect::<Result<_>>()?;
+    let runs = (0..TIMES)
+        .map(|_| Ok(session.ask(&execs(1, &fresh()))?.0))
+        .collect::<Result<_>>()?;
     let dir = bench.scratch.path().join("bundle");
     others::bundle(&dir)?;
-    Ok(Row::new("the same, beside an OCI runtime's bare run", 12.0, runs).beside("runc", others::run_bundle("runc", &dir, FEW)?))
+    Ok(
+        Row::new("the same, beside an OCI runtime's bare run", 12.0, runs)
+            .beside("runc", others::run_bundle("runc", &dir, FEW)?),
+    )
 }
 
 fn chain(bench: &Bench) -> Result<Row> {
     let session = bench.session()?;
-    let runs = (0..FEW).map(|_| Ok(session.ask(&execs(30, &fresh()))?.0)).collect::<Result<_>>()?;
+    let runs = (0..FEW)
+        .map(|_| Ok(session.ask(&execs(30, &fresh()))?.0))
+        .collect::<Result<_>>()?;
     Ok(Row::new("chain of 30 execs", 300.0, runs))
 }
 
@@ -116,7 +143,11 @@ fn cached(bench: &Bench) -> Result<Row> {
             Ok(start.elapsed())
         })
         .collect::<Result<_>>()?;
-    Ok(Row::new("the same cached, new session, whole program", 30.0, runs))
+    Ok(Row::new(
+        "the same cached, new session, whole program",
+        30.0,
+        runs,
+    ))
 }
 
 fn parallel(bench: &Bench) -> Result<Row> {
@@ -124,8 +155,14 @@ fn parallel(bench: &Bench) -> Result<Row> {
     let runs = (0..FEW)
         .map(|_| {
             let salt = fresh();
-            let all: String = (0..100).map(|i| format!("a{i}:withExec(args:[\"true\",\"{i}-{salt}\"]){{sync}} ")).collect();
-            Ok(session.ask(&format!("{{container{{from(address:\"busybox\"){{{all}}}}}}}"))?.0)
+            let all: String = (0..100)
+                .map(|i| format!("a{i}:withExec(args:[\"true\",\"{i}-{salt}\"]){{sync}} "))
+                .collect();
+            Ok(session
+                .ask(&format!(
+                    "{{container{{from(address:\"busybox\"){{{all}}}}}}}"
+                ))?
+                .0)
         })
         .collect::<Result<_>>()?;
     Ok(Row::new("100 execs in one query", 600.0, runs))
@@ -153,7 +190,10 @@ fn tree(dir: &Path, n: usize) -> Result<()> {
     for i in 0..n {
         let sub = dir.join(format!("d{}", i / 100));
         fs::create_dir_all(&sub)?;
-        fs::write(sub.join(format!("f{i}")), format!("{}-{i}\n", fresh()).repeat(20))?;
+        fs::write(
+            sub.join(format!("f{i}")),
+            format!("{}-{i}\n", fresh()).repeat(20),
+        )?;
     }
     Ok(())
 }
@@ -164,7 +204,14 @@ fn upload(bench: &Bench) -> Result<Row> {
         let dir = bench.scratch.path().join(format!("up{n}"));
         tree(&dir, 5_000)?;
         let session = bench.session()?;
-        runs.push(session.ask(&format!("{{host{{directory(path:{:?}){{id}}}}}}", dir.display().to_string()))?.0);
+        runs.push(
+            session
+                .ask(&format!(
+                    "{{host{{directory(path:{:?}){{id}}}}}}",
+                    dir.display().to_string()
+                ))?
+                .0,
+        );
     }
     Ok(Row::new("host directory, 5,000 files, first", 150.0, runs))
 }
@@ -172,12 +219,21 @@ fn upload(bench: &Bench) -> Result<Row> {
 fn unchanged(bench: &Bench) -> Result<Row> {
     let dir = bench.scratch.path().join("same");
     tree(&dir, 20_000)?;
-    let query = format!("{{host{{directory(path:{:?}){{id}}}}}}", dir.display().to_string());
+    let query = format!(
+        "{{host{{directory(path:{:?}){{id}}}}}}",
+        dir.display().to_string()
+    );
     bench.session()?.ask(&query)?;
-    let runs = (0..TIMES).map(|_| Ok(bench.session()?.ask(&query)?.0)).collect::<Result<_>>()?;
+    let runs = (0..TIMES)
+        .map(|_| Ok(bench.session()?.ask(&query)?.0))
+        .collect::<Result<_>>()?;
     let walk = others::find(&dir, TIMES)?;
-    let mut row = Row::new("host directory, 20,000 files, nothing changed", 0.0, runs).beside("find (stat walk)", walk);
-    row.goal = row.beside.as_ref().map(|(_, w)| super::median(w).mul_f64(1.2));
+    let mut row = Row::new("host directory, 20,000 files, nothing changed", 0.0, runs)
+        .beside("find (stat walk)", walk);
+    row.goal = row
+        .beside
+        .as_ref()
+        .map(|(_, w)| super::median(w).mul_f64(1.2));
     Ok(row)
 }
 
@@ -188,9 +244,18 @@ fn export(bench: &Bench) -> Result<Row> {
     let source = dir.display().to_string();
     let runs = (0..FEW)
         .map(|n| {
-            let dest = bench.scratch.path().join(format!("out{n}")).display().to_string();
+            let dest = bench
+                .scratch
+                .path()
+                .join(format!("out{n}"))
+                .display()
+                .to_string();
             session.ask(&format!("{{host{{directory(path:{source:?}){{id}}}}}}"))?;
-            Ok(session.ask(&format!("{{host{{directory(path:{source:?}){{export(path:{dest:?})}}}}}}"))?.0)
+            Ok(session
+                .ask(&format!(
+                    "{{host{{directory(path:{source:?}){{export(path:{dest:?})}}}}}}"
+                ))?
+                .0)
         })
         .collect::<Result<_>>()?;
     Ok(Row::new("export of 2,000 files", 100.0, runs))
@@ -202,15 +267,31 @@ fn unpack(bench: &Bench) -> Result<Row> {
         env::wipe(&bench.dir)?;
         crate::files::make_dir(&env::state_dir(&bench.dir))?;
         let session = bench.session()?;
-        runs.push(session.ask("{container{from(address:\"python\"){sync}}}")?.0);
+        runs.push(
+            session
+                .ask("{container{from(address:\"python\"){sync}}}")?
+                .0,
+        );
     }
-    Ok(Row::new("pull and unpack of `python`, empty store", 3000.0, runs))
+    Ok(Row::new(
+        "pull and unpack of `python`, empty store",
+        3000.0,
+        runs,
+    ))
 }
 
 /// What the engine holds in memory when nothing runs.
 fn resident(bench: &Bench) -> Result<String> {
-    let pid = fs::read_to_string(env::state_dir(&bench.dir).join("lock")).context("the engine does not run")?;
+    let pid = fs::read_to_string(env::state_dir(&bench.dir).join("lock"))
+        .context("the engine does not run")?;
     let status = fs::read_to_string(format!("/proc/{}/status", pid.trim()))?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap_or("VmRSS: unknown");
-    Ok(line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "))
+    let line = status
+        .lines()
+        .find(|l| l.starts_with("VmRSS"))
+        .unwrap_or("VmRSS: unknown");
+    Ok(line
+        .split_whitespace()
+        .skip(1)
+        .collect::<Vec<_>>()
+        .join(" "))
 }
