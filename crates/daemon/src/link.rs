@@ -6,21 +6,26 @@ use std::{
     time::Duration,
 };
 
-use engine::link::{ClientLink, Io, LinkFuture};
+use engine::link::{ClientLink, Io, LinkFuture, Listener};
 use tokio::sync::{mpsc, oneshot};
-use wire::{LinkError, LinkErrorKind, LinkRequest, ToClient};
+use wire::{
+    LinkError, LinkErrorKind, LinkRequest, ToClient,
+    link::{Listening, Network, read_status},
+};
 
 use crate::conn::Conn;
 
 /// Longest time a client may take to answer with a connection.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// Accepted connections of one listener that wait to be carried.
+const BACKLOG: usize = 512;
 
 /// The engine's side of one client.
 pub(crate) struct Link {
     lines: mpsc::Sender<ToClient>,
     next: AtomicU64,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Conn>>>,
-    listeners: Mutex<HashMap<u64, mpsc::Sender<Conn>>>,
+    listeners: Mutex<HashMap<u64, mpsc::Sender<Box<dyn Io>>>>,
 }
 
 impl Link {
@@ -41,13 +46,30 @@ impl Link {
     pub(crate) fn accepted(&self, stream: u64, conn: Conn) {
         let sender = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).get(&stream).cloned();
         if let Some(sender) = sender {
-            let _ = sender.try_send(conn);
+            // One too many is closed, as a full backlog does.
+            let _ = sender.try_send(Box::new(conn));
         }
     }
 
     async fn request(&self, request: LinkRequest) -> Result<Box<dyn Io>, LinkError> {
-        let gone = || LinkError::new(LinkErrorKind::Io, "the client is gone");
+        self.ask(self.next.fetch_add(1, Ordering::Relaxed), request).await
+    }
+
+    async fn start_listening(&self, network: Network, addr: String) -> Result<Listener, LinkError> {
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, accepted) = mpsc::channel(BACKLOG);
+        {
+            let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            listeners.retain(|_, l| !l.is_closed());
+            listeners.insert(stream, sender);
+        }
+        let mut control = self.ask(stream, LinkRequest::Listen { addr, network }).await?;
+        let Listening { addr } = read_status(&mut control).await?;
+        Ok(Listener { addr, accepted, control })
+    }
+
+    async fn ask(&self, stream: u64, request: LinkRequest) -> Result<Box<dyn Io>, LinkError> {
+        let gone = || LinkError::new(LinkErrorKind::Io, "the client is gone");
         let (tx, rx) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(stream, tx);
         let forget = Forget { link: self, stream };
@@ -76,5 +98,9 @@ impl Drop for Forget<'_> {
 impl ClientLink for Link {
     fn open(&self, request: LinkRequest) -> LinkFuture<'_, Result<Box<dyn Io>, LinkError>> {
         Box::pin(self.request(request))
+    }
+
+    fn listen(&self, network: Network, addr: String) -> LinkFuture<'_, Result<Listener, LinkError>> {
+        Box::pin(self.start_listening(network, addr))
     }
 }

@@ -20,6 +20,7 @@ mod query;
 pub mod schema;
 pub mod scrub;
 pub mod secret;
+pub mod service;
 pub mod session;
 mod volume;
 

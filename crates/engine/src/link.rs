@@ -3,7 +3,8 @@
 use std::{future::Future, pin::Pin};
 
 use tokio::io::{AsyncBufRead, AsyncWrite};
-use wire::{LinkError, LinkRequest};
+use tokio::sync::mpsc;
+use wire::{LinkError, LinkRequest, link::Network};
 
 /// Bytes to and from a client.
 pub trait Io: AsyncBufRead + AsyncWrite + Send + Unpin {}
@@ -20,4 +21,20 @@ pub trait ClientLink: Send + Sync {
     /// # Errors
     /// The client is gone or does not answer.
     fn open(&self, request: LinkRequest) -> LinkFuture<'_, Result<Box<dyn Io>, LinkError>>;
+
+    /// Listens on the client's machine at `host:port`.
+    ///
+    /// # Errors
+    /// The address is taken or none of the machine's, or the client is gone.
+    fn listen(&self, network: Network, addr: String) -> LinkFuture<'_, Result<Listener, LinkError>>;
+}
+
+/// A port that is open on a client's machine.
+pub struct Listener {
+    /// The address it has.
+    pub addr: String,
+    /// Connections to it.
+    pub accepted: mpsc::Receiver<Box<dyn Io>>,
+    /// It is open as long as this is.
+    pub control: Box<dyn Io>,
 }

@@ -1,15 +1,21 @@
 //! The network of execs: a namespace from the sandbox's pool, or none when the machine does not allow it.
 
-use std::sync::Arc;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
 
 use graph::error::{Class, Error};
 use sandbox::{
+    dns,
     network::{Lease, Network, SessionId, StartError},
     spec::Net,
 };
-use tokio::sync::OnceCell;
+use tokio::{net::TcpStream, sync::OnceCell};
 
-use crate::{config, session::Session};
+use crate::{config, service, session::Session};
 
 /// The engine's network. Started once, in the background, when the engine opens; without the rights for it execs run
 /// without network and the log says so once.
@@ -23,7 +29,15 @@ pub struct Networking {
 #[derive(Debug)]
 pub struct ExecNetwork {
     lease: Option<Lease>,
-    gateway: Option<std::net::Ipv4Addr>,
+    resolv_conf: Vec<u8>,
+}
+
+/// Names of a container in its session's part of the name server; gone when dropped.
+pub struct Named {
+    network: Arc<Network>,
+    session: SessionId,
+    address: Ipv4Addr,
+    names: Vec<dns::Name>,
 }
 
 /// A session's place in the network: what its containers share.
@@ -46,10 +60,50 @@ impl Networking {
     /// # Errors
     /// None became ready in time, or the session has ended.
     pub async fn take(&self, session: &Session) -> Result<ExecNetwork, Error> {
-        let Some(network) = self.get().await else { return Ok(ExecNetwork { lease: None, gateway: None }) };
-        let id = *session.network.0.get_or_init(|| network.open_session());
+        let domain = service::domain(&session.id);
+        let Some(network) = self.get().await else {
+            return Ok(ExecNetwork { lease: None, resolv_conf: dns::ResolvConf::default().container(Ipv4Addr::LOCALHOST, &[domain]) });
+        };
+        let id = *session.network.0.get_or_init(|| {
+            let id = network.open_session();
+            if let Ok(domain) = domain.parse() {
+                network.dns().update(|zone| {
+                    zone.names_mut(id).domains.insert(domain);
+                });
+            }
+            id
+        });
         let lease = network.take(id).await.map_err(|e| Error::from_chain(Class::Environment, &e))?;
-        Ok(ExecNetwork { lease: Some(lease), gateway: Some(network.gateway()) })
+        Ok(ExecNetwork { lease: Some(lease), resolv_conf: network.dns().machine().container(network.gateway(), &[domain]) })
+    }
+
+    /// Makes names known to the session's containers, until the answer is dropped. `None` when the place has no address.
+    ///
+    /// # Errors
+    /// A name that no name server can hold.
+    pub async fn name(&self, place: &ExecNetwork, names: &[&str]) -> Result<Option<Named>, Error> {
+        let (Some(lease), Some(network)) = (&place.lease, self.get().await) else { return Ok(None) };
+        let names: Result<Vec<dns::Name>, _> = names.iter().map(|n| n.parse()).collect();
+        let names = names.map_err(|e| Error::from_chain(Class::User, &e))?;
+        let named = Named { network, session: lease.session(), address: lease.address, names };
+        named.network.dns().update(|zone| {
+            let hosts = &mut zone.names_mut(named.session).hosts;
+            for name in &named.names {
+                hosts.entry(name.clone()).or_default().push(named.address);
+            }
+        });
+        Ok(Some(named))
+    }
+
+    /// Connects to a container.
+    ///
+    /// # Errors
+    /// It does not answer, or there is no network.
+    pub async fn dial(&self, to: SocketAddrV4) -> io::Result<TcpStream> {
+        match self.get().await {
+            Some(network) => network.dial(to).await,
+            None => Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "this engine runs containers without network")),
+        }
     }
 
     /// Ends a session's place.
@@ -99,15 +153,48 @@ impl ExecNetwork {
         }
     }
 
-    /// `/etc/hosts`.
-    pub fn hosts(&self, hostname: &str) -> Vec<u8> {
-        let own = self.lease.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |l| l.address.to_string());
-        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\t{hostname}\n").into_bytes()
+    /// The container's address.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.lease.as_ref().map(|l| l.address)
+    }
+
+    /// The namespace, to make sockets in.
+    pub fn namespace(&self) -> Option<&OwnedFd> {
+        self.lease.as_ref().map(|l| &l.namespace)
+    }
+
+    /// `/etc/hosts`: its own name and further ones for its own address, then names of others.
+    pub fn hosts(&self, hostname: &str, own_names: &[String], aliases: &[(Ipv4Addr, String)]) -> Vec<u8> {
+        let own = IpAddr::V4(self.address().unwrap_or(Ipv4Addr::LOCALHOST));
+        let own_names = own_names.iter().map(|n| (own, n.clone()));
+        let others = aliases.iter().map(|(a, n)| (IpAddr::V4(*a), n.clone()));
+        dns::hosts_file(Some((own, hostname)), &own_names.chain(others).collect::<Vec<_>>())
     }
 
     /// `/etc/resolv.conf`. A search line is always there.
     pub fn resolv_conf(&self) -> Vec<u8> {
-        let server = self.gateway.map_or_else(|| "127.0.0.1".to_owned(), |g| g.to_string());
-        format!("nameserver {server}\nsearch dagger.local\n").into_bytes()
+        self.resolv_conf.clone()
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.network.dns().update(|zone| {
+            // A session that has ended is forgotten as a whole, and must not come back.
+            if zone.names(self.session).is_none() {
+                return;
+            }
+            let hosts = &mut zone.names_mut(self.session).hosts;
+            for name in &self.names {
+                if let Some(addresses) = hosts.get_mut(name) {
+                    if let Some(at) = addresses.iter().position(|a| *a == self.address) {
+                        addresses.remove(at);
+                    }
+                    if addresses.is_empty() {
+                        hosts.remove(name);
+                    }
+                }
+            }
+        });
     }
 }

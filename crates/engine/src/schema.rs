@@ -2,7 +2,7 @@
 
 use graph::schema::Schema;
 
-use crate::{Ctx, container, directory, dispatch::Binder, file, host, query, secret, volume};
+use crate::{Ctx, container, directory, dispatch::Binder, file, host, query, secret, service, volume};
 
 /// The schema's files, as text, by name.
 pub const SDL: &[(&str, &str)] = &[
@@ -51,6 +51,7 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     file::bind(&mut binder);
     host::bind(&mut binder);
     secret::bind(&mut binder);
+    service::bind_fields(&mut binder);
     volume::bind(&mut binder);
     Ok(binder.schema.build()?)
 }

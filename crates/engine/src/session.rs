@@ -12,7 +12,7 @@ use graph::{call::Digest, error::Error, resolve::View};
 use oci::registry::Access;
 use wire::ClientInfo;
 
-use crate::{Ctx, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress, secret::Plaintext};
+use crate::{Ctx, service::Services, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress, secret::Plaintext};
 
 /// One user's connection: what it remembers and holds until it ends.
 pub struct Session {
@@ -24,6 +24,8 @@ pub struct Session {
     pub progress: Progress,
     /// Its place in the network.
     pub network: SessionNetwork,
+    /// What runs for it.
+    pub services: Services,
     secrets: Mutex<HashMap<Digest, Plaintext>>,
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
     registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
@@ -54,7 +56,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     /// A session without clients.
     pub fn new(id: String, solver: Arc<graph::solve::Solver<Ctx>>, progress: Progress) -> Self {
-        Self { id, solver, progress, network: SessionNetwork::default(), secrets: Mutex::default(), registry_auth: Mutex::default(), registry_access: Mutex::default(), failures: Mutex::default() }
+        Self { id, solver, progress, network: SessionNetwork::default(), services: Services::default(), secrets: Mutex::default(), registry_auth: Mutex::default(), registry_access: Mutex::default(), failures: Mutex::default() }
     }
 
     /// A secret's value.
@@ -89,6 +91,7 @@ impl Session {
 
     /// Ends what the session still holds in the engine.
     pub async fn close(&self, engine: &crate::Engine) {
+        self.services.close().await;
         engine.networking.close_session(&self.network);
         lock(&self.secrets).clear();
         lock(&self.registry_auth).clear();

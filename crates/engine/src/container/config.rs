@@ -15,6 +15,8 @@ pub struct Config {
     pub entrypoint: Vec<Arc<str>>,
     /// Default arguments.
     pub cmd: Vec<Arc<str>>,
+    /// The pipeline chose them, not the image.
+    pub cmd_chosen: bool,
     /// Labels in order.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     /// The image's exposed ports: number and `tcp` or `udp`.
@@ -64,6 +66,7 @@ impl Config {
             workdir: text(take("WorkingDir")),
             entrypoint: strings(take("Entrypoint")),
             cmd: strings(take("Cmd")),
+            cmd_chosen: false,
             labels,
             exposed,
             other,

@@ -21,17 +21,17 @@ type Answer = Result<Value, Error>;
 
 /// What `withExec` was asked.
 #[derive(Debug, Clone)]
-pub(super) struct ExecArgs {
-    pub(super) args: Vec<Arc<str>>,
-    pub(super) use_entrypoint: bool,
-    pub(super) expand: bool,
-    pub(super) expect: Expect,
-    pub(super) stdin: Option<Arc<[u8]>>,
-    pub(super) redirect_stdout: String,
-    pub(super) redirect_stderr: String,
-    pub(super) privileged: bool,
-    pub(super) nesting: bool,
-    pub(super) init: bool,
+pub(crate) struct ExecArgs {
+    pub(crate) args: Vec<Arc<str>>,
+    pub(crate) use_entrypoint: bool,
+    pub(crate) expand: bool,
+    pub(crate) expect: Expect,
+    pub(crate) stdin: Option<Arc<[u8]>>,
+    pub(crate) redirect_stdout: String,
+    pub(crate) redirect_stderr: String,
+    pub(crate) privileged: bool,
+    pub(crate) nesting: bool,
+    pub(crate) init: bool,
 }
 
 impl ExecArgs {
@@ -76,7 +76,7 @@ impl ExecArgs {
     }
 
     /// The default command with entrypoint, as old views run it for `stdout` without an exec.
-    fn default_command() -> Self {
+    pub(crate) fn default_command() -> Self {
         Self {
             args: vec![],
             use_entrypoint: true,
@@ -110,7 +110,7 @@ impl Container {
     }
 
     /// Decides what would run. Pure: the same container and arguments give the same plan and inputs.
-    pub(super) fn plan(&self, args: &ExecArgs) -> Result<(ExecPlan, Vec<Option<Output>>), Error> {
+    pub(crate) fn plan(&self, args: &ExecArgs) -> Result<(ExecPlan, Vec<Option<Output>>), Error> {
         let mut inputs = vec![self.rootfs.output.clone()];
         let mut outputs = 0;
         let mut mounts = Vec::new();
@@ -166,6 +166,7 @@ impl Container {
             privileged: args.privileged,
             nesting: args.nesting,
             init: args.init,
+            services: self.services.to_vec(),
         };
         Ok((plan, inputs))
     }

@@ -220,6 +220,7 @@ async fn with_entrypoint(inv: Invocation<Ctx>) -> Answer {
         k.entrypoint = inv.args.strings("args");
         if !inv.args.bool("keepDefaultArgs") {
             k.cmd.clear();
+            k.cmd_chosen = false;
         }
     })))
 }
@@ -230,6 +231,7 @@ async fn without_entrypoint(inv: Invocation<Ctx>) -> Answer {
         k.entrypoint.clear();
         if !inv.args.bool("keepDefaultArgs") {
             k.cmd.clear();
+            k.cmd_chosen = false;
         }
     })))
 }
@@ -240,12 +242,18 @@ async fn default_args(inv: Invocation<Ctx>) -> Answer {
 
 async fn with_default_args(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
-    Ok(inv.object(c.configured(|k| k.cmd = inv.args.strings("args"))))
+    Ok(inv.object(c.configured(|k| {
+        k.cmd = inv.args.strings("args");
+        k.cmd_chosen = true;
+    })))
 }
 
 async fn without_default_args(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
-    Ok(inv.object(c.configured(|k| k.cmd.clear())))
+    Ok(inv.object(c.configured(|k| {
+        k.cmd.clear();
+        k.cmd_chosen = false;
+    })))
 }
 
 async fn user(inv: Invocation<Ctx>) -> Answer {

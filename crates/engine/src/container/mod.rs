@@ -1,7 +1,7 @@
 //! Containers: a root filesystem, a configuration, and what is mounted into it. Immutable; every change is a new value.
 
 pub mod config;
-mod exec;
+pub(crate) mod exec;
 mod fields;
 mod files;
 mod from;
@@ -9,6 +9,7 @@ pub mod image;
 mod mounts;
 mod owner;
 pub mod paths;
+pub(crate) mod prepare;
 pub mod run;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::{
     host::Socket,
     node::{Node, exec::Sharing},
     secret::Secret,
+    service::Binding,
 };
 
 /// A container.
@@ -50,6 +52,8 @@ pub struct Container {
     pub terminal: Option<Arc<TerminalCommand>>,
     /// Requested GPUs.
     pub gpus: Option<Arc<Vec<Arc<str>>>>,
+    /// Services that its execs reach.
+    pub services: Arc<Vec<Binding>>,
 }
 
 /// What `terminal` runs when nothing else is said.
@@ -156,6 +160,7 @@ impl Container {
             last_exec: None,
             terminal: None,
             gpus: None,
+            services: Arc::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::KeyHasher;
-use crate::secret::Secret;
+use crate::{secret::Secret, service::Binding};
 
 /// Which exits count as success.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct ExecPlan {
     pub nesting: bool,
     /// An init as pid 1.
     pub init: bool,
+    /// Services to be reached, started before the process.
+    pub services: Vec<Binding>,
 }
 
 /// One mount, by what it is.
@@ -188,16 +190,25 @@ impl ExecPlan {
             h.str(r.as_deref().unwrap_or(""));
         }
         h.num(u64::from(self.privileged) | u64::from(self.nesting) << 1 | u64::from(self.init) << 2);
+        // A service counts by its names alone: its host name is a digest of its recipe, its state is nobody's business.
+        let mut names: Vec<String> = self.services.iter().flat_map(Binding::names).collect();
+        names.sort_unstable();
+        h.list(&names);
     }
 
     /// How the step is shown: `withExec go test`, shortened.
     pub fn label(&self) -> String {
+        format!("withExec {}", self.command())
+    }
+
+    /// Program and arguments on one line, shortened.
+    pub fn command(&self) -> String {
         let line = self.argv.join(" ");
         let mut short: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect();
         if short.len() < line.len() {
             short.push('…');
         }
-        format!("withExec {short}")
+        short
     }
 
     /// The number of output trees, the root filesystem included.

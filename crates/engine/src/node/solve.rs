@@ -5,7 +5,7 @@ use std::sync::Arc;
 use graph::error::{Class, Error};
 use store::{CopyOptions, Snapshot, Tree};
 
-use super::{CopyKind, Done, Edit, Key, Node, Op, Output, exec::ExecResult};
+use super::{CopyKind, Done, Edit, Key, KeyHasher, Node, Op, Output, exec::ExecResult};
 use crate::{Ctx, container, directory::tree_error};
 
 /// How many edits are applied to one draft at most.
@@ -45,13 +45,14 @@ impl Ctx {
         let outcome = self
             .engine
             .flights
-            .join(node.key, move || ctx.compute(work))
+            .join(self.flight_key(node), move || ctx.compute(work))
             .await
             .unwrap_or_else(|| Err(Error::internal("a step ended without an answer; please report this")));
         match outcome {
             Ok(done) => Ok(node.done.get_or_init(|| done).clone()),
             Err(error) => {
-                if matches!(node.op, Op::Exec(_)) && error.class() == Class::User {
+                // A service that did not start may start the next time: only what a process itself did is remembered.
+                if matches!(node.op, Op::Exec(_)) && error.class() == Class::User && error.extensions().is_some() {
                     self.session.remember_failure(node.key, error.clone());
                 }
                 Err(error)
@@ -77,6 +78,15 @@ impl Ctx {
         Some(Arc::new(done))
     }
 
+    /// By what askers find each other. An exec that reaches services is never shared between sessions: the services are one
+    /// session's, and end with it.
+    fn flight_key(&self, node: &Node) -> Key {
+        match &node.op {
+            Op::Exec(plan) if !plan.services.is_empty() => KeyHasher::new("in session").bytes(&node.key.0).str(&self.session.id).finish(),
+            _ => node.key,
+        }
+    }
+
     /// Does the work of a node that is not known. Boxed: nodes need nodes, and their futures would have no finite type.
     fn compute(self, node: Arc<Node>) -> futures::future::BoxFuture<'static, Outcome> {
         Box::pin(async move { self.work(&node).await })
@@ -96,7 +106,7 @@ impl Ctx {
                 Done { outputs: vec![snapshot], exec: None }
             }
             Op::Exec(plan) => {
-                let inputs = self.inputs(node).await?;
+                let inputs = self.inputs(&node.inputs).await?;
                 let (outputs, result) = container::run::run(self, plan, &inputs).await?;
                 self.record(node.key, &outputs, &result.encode(), &plan.label());
                 Done { outputs, exec: Some(result) }
@@ -110,8 +120,8 @@ impl Ctx {
     }
 
     /// Evaluates all inputs of a node at once; the empty tree stands for a missing one.
-    async fn inputs(&self, node: &Node) -> Result<Vec<Snapshot>, Error> {
-        futures::future::try_join_all(node.inputs.iter().map(|input| async move {
+    pub(crate) async fn inputs(&self, inputs: &[Option<Output>]) -> Result<Vec<Snapshot>, Error> {
+        futures::future::try_join_all(inputs.iter().map(|input| async move {
             match input {
                 Some(o) => self.evaluate(o).await,
                 None => self.engine.store.empty().map_err(|e| Error::from_chain(Class::Environment, &e)),

@@ -1,0 +1,308 @@
+//! From a plan to a process: drafts, secrets, volumes and streams, put together for the sandbox. Execs and services begin
+//! here alike.
+
+use std::{
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use graph::error::{Class, Error};
+use sandbox::{
+    Child, StartError,
+    spec::{self, Spec, UserSpec},
+};
+use store::{Draft, Snapshot};
+use tokio::io::AsyncReadExt;
+
+use crate::{
+    Ctx,
+    host::SocketProxy,
+    network::ExecNetwork,
+    node::exec::{ExecPlan, PlannedSource, Sharing},
+    scrub::Scrubber,
+    secret::Plaintext,
+};
+
+/// Where programs are looked for when the container has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Largest piece read at once.
+const READ_CHUNK: usize = 64 << 10;
+
+/// What is held while the process runs and released after.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// Output trees: the root first, then one per tree mount.
+    pub(super) drafts: Vec<OutputTree>,
+    /// Sockets forwarded to the client.
+    sockets: Vec<SocketProxy>,
+    /// Locks of cache volumes.
+    locks: Vec<tokio::sync::OwnedMutexGuard<()>>,
+    /// Private copies of cache volumes.
+    private: Vec<crate::engine::PrivateVolume>,
+}
+
+/// One output: a draft, or the unchanged input of a read-only mount.
+pub(super) enum OutputTree {
+    Draft(Draft),
+    Unchanged(Snapshot),
+}
+
+/// Secret values of one process, for masking what it says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Masked(Arc<Vec<Plaintext>>);
+
+impl Masked {
+    /// A fresh masker for one stream.
+    pub(crate) fn scrubber(&self) -> Scrubber {
+        Scrubber::new(self.0.iter().map(Plaintext::reveal))
+    }
+}
+
+/// The names a process has and knows, and its way to others.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    /// Its namespace.
+    pub(crate) network: &'a ExecNetwork,
+    /// Its own name, as `hostname` says.
+    pub(crate) hostname: &'a str,
+    /// Further names for its own address.
+    pub(crate) own_names: &'a [String],
+    /// Names for the addresses of others.
+    pub(crate) aliases: &'a [(Ipv4Addr, String)],
+}
+
+/// A process ready to be started, and our ends of its streams.
+pub(crate) struct Prepared {
+    pub(crate) spec: Spec,
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// All secret values the process will see.
+///
+/// # Errors
+/// A secret without a value in this session.
+pub(crate) fn masked(ctx: &Ctx, plan: &ExecPlan) -> Result<Masked, Error> {
+    let mounted = plan.mounts.iter().filter_map(|m| match &m.source {
+        PlannedSource::Secret { secret, .. } => Some(secret),
+        _ => None,
+    });
+    let values: Result<Vec<_>, _> = plan.secret_env.iter().map(|(_, s)| s).chain(mounted).map(|s| s.value(ctx)).collect();
+    Ok(Masked(Arc::new(values?)))
+}
+
+/// The environment, as `NAME=value`.
+fn environment(ctx: &Ctx, plan: &ExecPlan) -> Result<Vec<Vec<u8>>, Error> {
+    let mut env: Vec<Vec<u8>> = Vec::with_capacity(plan.env.len() + 4);
+    if !plan.env.iter().any(|(k, _)| k == "PATH") {
+        env.push(format!("PATH={DEFAULT_PATH}").into_bytes());
+    }
+    for (k, v) in &plan.env {
+        env.push(format!("{k}={v}").into_bytes());
+    }
+    for (k, s) in &plan.secret_env {
+        let mut pair = format!("{k}=").into_bytes();
+        pair.extend_from_slice(s.value(ctx)?.reveal());
+        env.push(pair);
+    }
+    for (k, v) in &ctx.engine.proxy_env {
+        if !plan.env.iter().any(|(name, _)| name == k) {
+            env.push(format!("{k}={v}").into_bytes());
+        }
+    }
+    Ok(env)
+}
+
+/// Drafts, volumes and secrets for the plan's mounts; the root's overlay first.
+///
+/// # Errors
+/// What the store said, or a secret or socket that is not there.
+pub(crate) async fn mounts(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], held: &mut Held) -> Result<(spec::Root, Vec<spec::Mount>), Error> {
+    let mut mounts = Vec::with_capacity(plan.mounts.len());
+    let base = inputs.first().ok_or_else(|| Error::internal("an exec without a root filesystem"))?;
+    let root_draft = draft(ctx, base).await?;
+    let root = spec::Root::Overlay(root_draft.overlay());
+    held.drafts.push(OutputTree::Draft(root_draft));
+    for m in &plan.mounts {
+        let (source, readonly) = match &m.source {
+            PlannedSource::Tree { input, path, readonly, .. } => {
+                let snapshot = match input {
+                    Some(i) => inputs[*i].clone(),
+                    None => ctx.engine.store.empty().map_err(|e| Error::from_chain(Class::Environment, &e))?,
+                };
+                let overlay = if *readonly {
+                    let overlay = snapshot.overlay();
+                    held.drafts.push(OutputTree::Unchanged(snapshot));
+                    overlay
+                } else {
+                    let d = draft(ctx, &snapshot).await?;
+                    let overlay = d.overlay();
+                    held.drafts.push(OutputTree::Draft(d));
+                    overlay
+                };
+                (spec::Source::Overlay { overlay, subpath: path.trim_start_matches('/').as_bytes().to_vec() }, *readonly)
+            }
+            PlannedSource::Cache { key, sharing, seed, owner } => {
+                let seed = seed.as_ref().map(|(i, p)| (&inputs[*i], p.as_str()));
+                (spec::Source::Bind(cache_dir(ctx, key, *sharing, seed, *owner, held).await?), false)
+            }
+            PlannedSource::Temp { size } => (spec::Source::Tmpfs { size: *size }, false),
+            PlannedSource::Secret { secret, mode, owner } => {
+                let contents = secret.value(ctx)?.reveal().to_vec();
+                (spec::Source::File { contents, mode: *mode, uid: owner.0, gid: owner.1 }, true)
+            }
+            PlannedSource::Socket { socket, owner } => {
+                let proxy = SocketProxy::listen(ctx, socket, *owner).await?;
+                let path = proxy.path().to_owned();
+                held.sockets.push(proxy);
+                (spec::Source::Bind(path), false)
+            }
+        };
+        mounts.push(spec::Mount { target: m.target.clone().into_bytes(), source, readonly });
+    }
+    Ok((root, mounts))
+}
+
+/// Puts it all together.
+///
+/// # Errors
+/// A secret without a value, privileges the engine does not give, or no descriptors left.
+pub(crate) fn assemble(ctx: &Ctx, plan: &ExecPlan, (root, mounts): (spec::Root, Vec<spec::Mount>), place: &Place<'_>) -> Result<Prepared, Error> {
+    if plan.privileged && !ctx.engine.config.security.insecure_root_capabilities {
+        return Err(Error::user("insecureRootCapabilities is not allowed by this engine's configuration"));
+    }
+    let (stdout_read, stdout_write) = pipe()?;
+    let (stderr_read, stderr_write) = pipe()?;
+    let (stdin_read, stdin_write) = match &plan.stdin {
+        Some(_) => {
+            let (r, w) = pipe()?;
+            (Some(r), Some(w))
+        }
+        None => (None, None),
+    };
+    let spec = Spec {
+        root,
+        mounts,
+        argv: plan.argv.iter().map(|a| a.clone().into_bytes()).collect(),
+        env: environment(ctx, plan)?,
+        cwd: plan.cwd.clone().into_bytes(),
+        user: UserSpec { name: plan.user.clone() },
+        hostname: place.hostname.to_owned(),
+        stdio: spec::Stdio { stdin: stdin_read, stdout: Some(stdout_write), stderr: Some(stderr_write), terminal: false },
+        net: place.network.spec()?,
+        hosts: Some(place.network.hosts(place.hostname, place.own_names, place.aliases)),
+        resolv_conf: Some(place.network.resolv_conf()),
+        privileged: plan.privileged,
+        init: plan.init,
+        ca_bundle: ctx.engine.ca_bundle.clone(),
+        rlimits: Vec::new(),
+    };
+    Ok(Prepared { spec, stdin: stdin_write, stdout: stdout_read, stderr: stderr_read })
+}
+
+/// Starts the process; returns when its program runs, or why it does not.
+///
+/// # Errors
+/// The engine is stopping.
+pub(crate) async fn start(ctx: &Ctx, spec: Spec) -> Result<Result<Child, StartError>, Error> {
+    let runtime = ctx.engine.runtime.clone();
+    ctx.engine.blocking(move || Ok(runtime.start(spec))).await
+}
+
+/// What clients are told of a program that could not be started under an init: its words, as of other engines, and its exit
+/// code. `None` when the start failed otherwise.
+pub(crate) fn unknown_program(plan: &ExecPlan, e: &StartError) -> Option<(String, i32)> {
+    let said = match e {
+        StartError::UnknownProgram { name, .. } if plan.init => format!("[dumb-init] {name}: No such file or directory"),
+        StartError::NotExecutable { name, .. } if plan.init => format!("[dumb-init] {name}: Permission denied"),
+        _ => return None,
+    };
+    Some((said, UNKNOWN_PROGRAM))
+}
+
+/// The exit code of an init that cannot run its program.
+const UNKNOWN_PROGRAM: i32 = 2;
+
+/// Writes the plan's stdin, if it has one.
+pub(crate) async fn feed_stdin(write: Option<OwnedFd>, bytes: Option<Arc<[u8]>>) {
+    let (Some(write), Some(bytes)) = (write, bytes) else { return };
+    if let Ok(mut sender) = tokio::net::unix::pipe::Sender::from_owned_fd(write) {
+        // A process that does not read its input is no error.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut sender, &bytes).await;
+    }
+}
+
+/// Reads a stream to its end, masks secrets, shows it as it comes.
+///
+/// # Errors
+/// The stream cannot be read.
+pub(crate) async fn drain(read: OwnedFd, mut scrubber: Scrubber, mut show: impl FnMut(&[u8])) -> Result<(), Error> {
+    let environment = |e: std::io::Error| Error::environment(format!("cannot read the process's output: {e}"));
+    let mut receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(read).map_err(environment)?;
+    let mut buf = vec![0; READ_CHUNK];
+    loop {
+        let n = receiver.read(&mut buf).await.map_err(environment)?;
+        let shown = if n == 0 { scrubber.finish() } else { scrubber.push(&buf[..n]) };
+        show(&shown);
+        if n == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn draft(ctx: &Ctx, parent: &Snapshot) -> Result<Draft, Error> {
+    let (store, parent) = (ctx.engine.store.clone(), parent.clone());
+    ctx.engine.blocking(move || store.draft(Some(&parent)).map_err(|e| Error::from_chain(Class::Environment, &e))).await
+}
+
+/// The directory of a cache volume, filled at first use, locked or copied as its sharing asks.
+async fn cache_dir(
+    ctx: &Ctx,
+    key: &str,
+    sharing: Sharing,
+    seed: Option<(&Snapshot, &str)>,
+    owner: Option<(u32, u32)>,
+    held: &mut Held,
+) -> Result<PathBuf, Error> {
+    if sharing == Sharing::Locked {
+        held.locks.push(ctx.engine.volume_lock(key).lock_owned().await);
+    }
+    let (store, key2) = (ctx.engine.store.clone(), key.to_owned());
+    let seed = seed.map(|(s, p)| (s.clone(), p.to_owned()));
+    let volume = ctx
+        .engine
+        .blocking(move || {
+            let environment = |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
+            let volume = store.volume(&key2).map_err(|e| environment(&e))?;
+            volume
+                .prepare(|tree| {
+                    let options = store::CopyOptions { owner, ..store::CopyOptions::default() };
+                    match &seed {
+                        Some((snapshot, path)) => tree.copy_dir(&snapshot.tree()?, path, "/", &options)?,
+                        None => {}
+                    }
+                    if let Some((uid, gid)) = owner {
+                        tree.set_owner("/", uid, gid)?;
+                    }
+                    Ok(())
+                })
+                .map_err(|e| environment(&e))?;
+            Ok(volume)
+        })
+        .await?;
+    if sharing == Sharing::Private {
+        let private = ctx.engine.private_volume(key, &volume).await?;
+        let path = private.path().to_owned();
+        held.private.push(private);
+        return Ok(path);
+    }
+    Ok(volume.path().to_owned())
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| Error::environment(format!("cannot make a pipe for the process: {e}")))
+}

@@ -1,0 +1,190 @@
+//! Ports of the client's machine for containers: a namespace without a process in which the engine listens.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use graph::error::{Class, Error};
+use sandbox::network::{bind_udp_in, listen_in};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::timeout,
+};
+use wire::{
+    LinkRequest,
+    frame::{self, Kind},
+    link::{Network, read_status},
+};
+
+use super::{
+    Forward, Service, carry, domain,
+    registry::{Announce, Controls},
+};
+use crate::{Ctx, container::Port, session::Client};
+
+/// Connections of one service at once.
+const CONNECTIONS_MAX: usize = 1024;
+/// Peers of one UDP port at once.
+const FLOWS_MAX: usize = 256;
+/// Datagrams waiting for one peer's way to the client.
+const DATAGRAMS: usize = 64;
+/// A UDP peer that is silent for so long is forgotten.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Ports of a client's machine.
+pub struct HostPorts {
+    /// What the client connects to.
+    pub(super) host: String,
+    /// Which ports.
+    pub(super) forwards: Vec<Forward>,
+    /// Whose machine.
+    pub(super) client: Arc<Client>,
+}
+
+impl std::fmt::Debug for HostPorts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HostPorts({} {:?} of client {})", self.host, self.forwards, self.client.key)
+    }
+}
+
+impl HostPorts {
+    /// The ports containers see.
+    pub(super) fn ports(&self) -> Vec<Port> {
+        let port = |f: &Forward| Port { port: f.frontend.unwrap_or(f.backend), udp: f.udp, description: None, skip_healthcheck: false };
+        self.forwards.iter().map(port).collect()
+    }
+
+    fn dial(&self, f: &Forward) -> LinkRequest {
+        let host = if self.host.contains(':') && !self.host.starts_with('[') { format!("[{}]", self.host) } else { self.host.clone() };
+        let network = if f.udp { Network::Udp } else { Network::Tcp };
+        LinkRequest::Dial { network, addr: format!("{host}:{}", f.backend) }
+    }
+}
+
+/// A port that is open.
+enum Door {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+/// Listens, tells so, and carries connections until told to end.
+pub(super) async fn live(ctx: &Ctx, service: &Service, h: &HostPorts, controls: &mut Controls, announce: &mut Announce<'_>) -> Result<(), Error> {
+    let network = tokio::select! {
+        network = ctx.engine.networking.take(&ctx.session) => network?,
+        () = controls.abort() => return Err(Error::new(Class::Cancelled, "it was stopped while it started")),
+    };
+    let Some((namespace, address)) = network.namespace().zip(network.address()) else {
+        return Err(Error::environment("this engine runs containers without network"));
+    };
+    let mut doors = Vec::with_capacity(h.forwards.len());
+    for (f, port) in h.forwards.iter().zip(h.ports()) {
+        let on = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.port));
+        let door = if f.udp { bind_udp_in(namespace, on).await.map(Door::Udp) } else { listen_in(namespace, on).await.map(Door::Tcp) };
+        let door = door.map_err(|e| Error::user(format!("container to host: listen on port {}: {e}", port.port)))?;
+        doors.push((door, h.dial(f)));
+    }
+    let fqdn = format!("{}.{}", service.hostname, domain(&ctx.session.id));
+    let _named = ctx.engine.networking.name(&network, &[&fqdn, &service.hostname]).await?;
+    announce.ready(fqdn, Some(address), h.ports());
+    let mut serving = JoinSet::new();
+    for (door, dial) in doors {
+        let client = h.client.clone();
+        match door {
+            Door::Tcp(listener) => serving.spawn(tcp(listener, dial, client)),
+            Door::Udp(socket) => serving.spawn(udp(socket, dial, client)),
+        };
+    }
+    controls.end(None).await;
+    serving.shutdown().await;
+    Ok(())
+}
+
+async fn tcp(listener: TcpListener, dial: LinkRequest, client: Arc<Client>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Owned here: ending this task closes the connections too.
+    let mut connections = JoinSet::new();
+    while let Ok(place) = room.clone().acquire_owned().await {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: wait for some to be closed.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (dial, client) = (dial.clone(), client.clone());
+        connections.spawn(async move {
+            let _place = place;
+            forward(stream, dial, &client).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn forward(stream: TcpStream, dial: LinkRequest, client: &Client) {
+    // Latency over throughput; a failure changes nothing.
+    let _ = stream.set_nodelay(true);
+    // Closing is all that can be said to a container whose peer does not answer.
+    let Ok(mut there) = client.link.open(dial).await else { return };
+    match read_status::<()>(&mut there).await {
+        Ok(()) => carry(there, stream).await,
+        Err(e) => tracing::debug!("a connection to the client's machine: {e}"),
+    }
+}
+
+/// Datagrams: a stream to the client per peer, until it falls silent.
+async fn udp(socket: UdpSocket, dial: LinkRequest, client: Arc<Client>) {
+    let socket = Arc::new(socket);
+    let mut flows: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
+    let mut running = JoinSet::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        tokio::select! {
+            Some(over) = running.join_next() => {
+                if let Ok(peer) = over {
+                    flows.remove(&peer);
+                }
+            }
+            received = socket.recv_from(&mut buffer) => {
+                let Ok((n, peer)) = received else { continue };
+                if !flows.contains_key(&peer) {
+                    if flows.len() >= FLOWS_MAX {
+                        continue;
+                    }
+                    let (datagrams, queue) = mpsc::channel(DATAGRAMS);
+                    flows.insert(peer, datagrams);
+                    running.spawn(flow(socket.clone(), peer, queue, dial.clone(), client.clone()));
+                }
+                if let Some(datagrams) = flows.get(&peer) {
+                    // A datagram there is no room for is lost, as datagrams are.
+                    let _ = datagrams.try_send(buffer.get(..n).unwrap_or_default().to_vec());
+                }
+            }
+        }
+    }
+}
+
+async fn flow(socket: Arc<UdpSocket>, peer: SocketAddr, mut queue: mpsc::Receiver<Vec<u8>>, dial: LinkRequest, client: Arc<Client>) -> SocketAddr {
+    let Ok(mut there) = client.link.open(dial).await else { return peer };
+    if read_status::<()>(&mut there).await.is_err() {
+        return peer;
+    }
+    let (mut from, mut to) = tokio::io::split(there);
+    let outward = async {
+        while let Ok(Some(datagram)) = timeout(SILENCE, queue.recv()).await {
+            if frame::write_async(&mut to, Kind::Data, &datagram).await.is_err() {
+                return;
+            }
+        }
+    };
+    let inward = async {
+        let mut payload = Vec::new();
+        while let Ok(Kind::Data) = frame::read_async(&mut from, &mut payload).await {
+            let _ = socket.send_to(&payload, peer).await;
+        }
+    };
+    tokio::select! { () = outward => {}, () = inward => {} }
+    peer
+}
