@@ -6,7 +6,7 @@ use std::{
     io,
     mem::{self, MaybeUninit},
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -164,4 +164,158 @@ fn address(raw: libc::sockaddr_in) -> SocketAddrV4 {
         Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr)),
         u16::from_be(raw.sin_port),
     )
+}
+
+/// One instruction of a classic BPF program, see `struct sock_filter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instruction {
+    /// What to do.
+    pub code: u16,
+    /// Instructions to skip when a comparison holds.
+    pub hit: u8,
+    /// Instructions to skip when it does not.
+    pub miss: u8,
+    /// The operand.
+    pub operand: u32,
+}
+
+/// A neighbour on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The device's index.
+    pub device: i32,
+    /// The hardware address.
+    pub address: [u8; 6],
+}
+
+/// Opens a non-blocking socket that sees, from the IP header on, the IPv4 packets that arrive in the calling thread's namespace
+/// and that the filter lets through, and that sends such packets as they are.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_RAW`, `EINVAL` for a filter that is no program.
+pub fn tap(filter: &[Instruction]) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is passed. Protocol 0 receives nothing yet, so that no packet passes before the filter is there.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut program: Vec<libc::sock_filter> = filter
+        .iter()
+        .map(|i| libc::sock_filter {
+            code: i.code,
+            jt: i.hit,
+            jf: i.miss,
+            k: i.operand,
+        })
+        .collect();
+    let length =
+        libc::c_ushort::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog {
+        len: length,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program's header and the instructions it points to live across the call, which copies them.
+    let ret = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            libc::socklen_t::try_from(mem::size_of::<libc::sock_fprog>()).unwrap_or(16),
+        )
+    };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let everywhere = link_address(Neighbour {
+        device: 0,
+        address: [0; 6],
+    });
+    // SAFETY: the address lives across the call and has the size given.
+    let ret = unsafe { libc::bind(fd, (&raw const everywhere).cast(), LINK_ADDRESS) };
+    if ret == 0 {
+        Ok(socket)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Receives one packet from a [`tap`]; what does not fit the buffer is lost.
+///
+/// # Errors
+/// `EAGAIN` when none waits.
+pub fn receive_packet(tap: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Neighbour)> {
+    let mut from = link_address(Neighbour {
+        device: 0,
+        address: [0; 6],
+    });
+    let mut size = LINK_ADDRESS;
+    // SAFETY: buffer and address are live memory of the sizes given.
+    let length = unsafe {
+        libc::recvfrom(
+            tap.as_fd().as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            (&raw mut from).cast(),
+            &raw mut size,
+        )
+    };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    let [a, b, c, d, e, f, ..] = from.sll_addr;
+    Ok((
+        length,
+        Neighbour {
+            device: from.sll_ifindex,
+            address: [a, b, c, d, e, f],
+        },
+    ))
+}
+
+/// Sends a packet, complete from the IP header on, to a neighbour.
+///
+/// # Errors
+/// When the device is gone or its queue is full.
+pub fn send_packet(tap: impl AsFd, packet: &[u8], to: Neighbour) -> io::Result<()> {
+    let to = link_address(to);
+    // SAFETY: packet and address are live memory of the sizes given, only read by the call.
+    let sent = unsafe {
+        libc::sendto(
+            tap.as_fd().as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw const to).cast(),
+            LINK_ADDRESS,
+        )
+    };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the size of a small struct"
+)]
+const LINK_ADDRESS: libc::socklen_t = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+
+fn link_address(to: Neighbour) -> libc::sockaddr_ll {
+    /// `ETH_P_IP`
+    const IPV4: u16 = 0x0800;
+    let [a, b, c, d, e, f] = to.address;
+    libc::sockaddr_ll {
+        sll_family: 17, // AF_PACKET
+        sll_protocol: IPV4.to_be(),
+        sll_ifindex: to.device,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [a, b, c, d, e, f, 0, 0],
+    }
 }

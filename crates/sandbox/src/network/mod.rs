@@ -9,10 +9,12 @@
 //! dropped by closing the descriptor, because deleting a link costs thousands of times as much.
 
 mod address;
+mod gate;
 mod link;
 mod namespace;
 mod netlink;
 mod outside;
+mod packet;
 mod pool;
 mod rules;
 mod tcp;
@@ -39,6 +41,7 @@ pub use self::{
     tenants::SessionId,
 };
 use self::{
+    gate::Gate,
     namespace::Inside,
     netlink::Socket,
     outside::Outside,
@@ -189,6 +192,7 @@ struct Made {
     links: Socket,
     filter: Socket,
     namespace: OwnedFd,
+    tap: OwnedFd,
     tcp: std::net::TcpListener,
     udp: std::net::UdpSocket,
     dns_udp: std::net::UdpSocket,
@@ -226,12 +230,14 @@ impl Network {
         let dns = Arc::new(Dns::new(config.resolv_conf));
 
         let mut tasks = JoinSet::new();
-        let listener = TcpListener::from_std(made.tcp).why(register)?;
-        tasks.spawn(tcp::serve(
-            listener,
+        let gate = Gate::new(
+            made.tap,
+            made.tcp,
             Arc::clone(&tenants),
             Arc::clone(&outside),
-        ));
+        )
+        .why(register)?;
+        tasks.spawn(gate.serve());
         tasks.spawn(
             udp::Proxy::new(made.udp, Arc::clone(&tenants), outside, inside.clone())
                 .why(register)?
@@ -319,6 +325,8 @@ fn prepare(subnet: Subnet) -> Result<Made, Problem> {
     // A container's packets must come from its own address, because only that leads back to its link.
     namespace::set("ipv4/conf/all/rp_filter", "0")?;
     namespace::set("ipv4/conf/default/rp_filter", "1")?;
+    // The gate sends containers' packets through the loopback device, which takes the default unless told otherwise.
+    namespace::set("ipv4/conf/lo/rp_filter", "0")?;
     namespace::set("ipv4/conf/all/send_redirects", "0")?;
     namespace::set("ipv4/conf/default/send_redirects", "0")?;
     // Not there at all when the kernel has no IPv6.
@@ -344,6 +352,7 @@ fn prepare(subnet: Subnet) -> Result<Made, Problem> {
         .apply(&rules::table(subnet, proxy.port()))
         .why("set up the packet filter")?;
     Ok(Made {
+        tap: sys::netns::tap(&packet::filter(subnet)).why("open a packet socket")?,
         links,
         filter,
         namespace: sys::netns::current().why("open the network namespace")?,

@@ -6,14 +6,17 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
-use super::{link, netlink::Socket};
+use super::{link, netlink::Socket, packet};
 
 /// Ranges that are refused without asking the routing table: "this" network (the kernel takes 0.0.0.0 for itself),
 /// loopback, link-local (machine metadata services live there), multicast and the reserved rest.
@@ -25,18 +28,24 @@ pub(super) const REFUSED: [(Ipv4Addr, u8); 4] = [
 ];
 
 /// How long the outside may take to answer a connection attempt.
-const CONNECT: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(130);
 
 /// The way out.
 #[derive(Debug)]
 pub(super) struct Outside {
     /// Belongs to the namespace of the thread that made this value: the machine's.
     routes: Mutex<Socket>,
+    /// The number of the next echo.
+    echoes: AtomicU16,
 }
 
 /// Why a container may not, or cannot, reach an address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
+    /// In a range of [`REFUSED`].
+    #[error("`{0}` is no other machine's address")]
+    Reserved(Ipv4Addr),
+    /// The machine's own address, or none to connect to.
     #[error("`{0}` is not for containers")]
     Refused(Ipv4Addr),
     #[error("cannot reach `{to}`")]
@@ -52,6 +61,7 @@ impl Outside {
     pub(super) fn here() -> io::Result<Outside> {
         Ok(Outside {
             routes: Mutex::new(Socket::route()?),
+            echoes: AtomicU16::new(1),
         })
     }
 
@@ -79,9 +89,44 @@ impl Outside {
         Ok(socket)
     }
 
+    /// Sends an echo request and waits for the reply; both are ICMP messages.
+    pub(super) async fn echo(&self, to: Ipv4Addr, request: &[u8]) -> Result<Vec<u8>, DialError> {
+        let to = SocketAddrV4::new(to, 0);
+        self.check(to)?;
+        self.exchange(to, request)
+            .await
+            .map_err(|source| DialError::Failed { to, source })
+    }
+
+    async fn exchange(&self, to: SocketAddrV4, request: &[u8]) -> io::Result<Vec<u8>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::RAW,
+            flags,
+            Some(ipproto::ICMP),
+        )?;
+        rustix::net::connect(&socket, &to)?;
+        // Only sockets of tokio's types can be waited for without `unsafe`; this one is for any that carries datagrams.
+        let socket = UdpSocket::from_std(socket.into())?;
+        // The socket sees the replies to all: ours are known by the number.
+        let number = self.echoes.fetch_add(1, Ordering::Relaxed);
+        socket.send(&packet::echo_request(request, number)).await?;
+        let mut buffer = vec![0; 2048];
+        loop {
+            let length = socket.recv(&mut buffer).await?;
+            let reply = buffer
+                .get(..length)
+                .and_then(|reply| packet::echo_reply(reply, number));
+            if let Some(reply) = reply {
+                return Ok(reply.to_vec());
+            }
+        }
+    }
+
     fn check(&self, to: SocketAddrV4) -> Result<(), DialError> {
-        if to.port() == 0 || refused(*to.ip()) {
-            return Err(DialError::Refused(*to.ip()));
+        if refused(*to.ip()) {
+            return Err(DialError::Reserved(*to.ip()));
         }
         let socket = self
             .routes

@@ -7,15 +7,18 @@
 //!   map session { type ipv4_addr : mark; }     # whose container has this address
 //!   set members { type mark . ipv4_addr; }     # the same, the other way round
 //!   chain entry { type filter hook prerouting priority mangle; policy drop;
-//!     iif lo accept
+//!     iif lo ip saddr != SUBNET accept
 //!     ip daddr GATEWAY accept
 //!     ip daddr SUBNET goto inner
 //!     ip daddr { 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 } reject with icmp admin-prohibited
+//!     iif != lo tcp flags & (fin | syn | rst | ack) == syn drop      # the gate takes it from here
 //!     meta l4proto { tcp, udp } tproxy to 127.0.0.1:PORT accept
+//!     icmp type echo-request drop                                    # likewise
 //!     reject with icmp admin-prohibited
 //!   }
 //!   chain inner {
-//!     ip saddr map @session . ip daddr @members accept
+//!     meta mark set ip saddr map @session
+//!     meta mark . ip daddr @members accept
 //!     reject with icmp admin-prohibited
 //!   }
 //! }
@@ -28,6 +31,7 @@ use super::{
     link::LOOPBACK,
     netlink::{ACKED, APPEND, Batch, CREATE, Message, REQUEST},
     outside::REFUSED,
+    packet::{ECHO, FLAGS, ICMP, SYN, TCP},
 };
 
 /// A session as the packet filter knows it.
@@ -69,9 +73,13 @@ pub(super) fn table(subnet: Subnet, proxy: u16) -> Batch {
         m.number_be(5, DROP).string(7, "filter");
     });
     rule(&mut batch, INNER, |e| {
-        e.payload(A, SOURCE)
+        e.payload(A, NETWORK, SOURCE, 4)
             .lookup(SESSION, A, Some(A))
-            .payload(B, DESTINATION)
+            .mark(A);
+    });
+    rule(&mut batch, INNER, |e| {
+        e.meta(A, META_MARK)
+            .payload(B, NETWORK, DESTINATION, 4)
             .lookup(MEMBERS, A, None)
             .verdict(ACCEPT, None);
     });
@@ -80,24 +88,35 @@ pub(super) fn table(subnet: Subnet, proxy: u16) -> Batch {
     });
     rule(&mut batch, ENTRY, |e| {
         e.meta(A, META_INPUT)
-            .equals(A, &LOOPBACK.to_ne_bytes())
+            .compare(A, EQUAL, &LOOPBACK.to_ne_bytes())
+            .within(SOURCE, NOT_EQUAL, subnet.network(), subnet.length())
             .verdict(ACCEPT, None);
     });
     rule(&mut batch, ENTRY, |e| {
-        e.payload(A, DESTINATION)
+        e.payload(A, NETWORK, DESTINATION, 4)
             .equals(A, &subnet.gateway().octets())
             .verdict(ACCEPT, None);
     });
     rule(&mut batch, ENTRY, |e| {
-        e.destination_in(subnet.network(), subnet.length())
+        e.within(DESTINATION, EQUAL, subnet.network(), subnet.length())
             .verdict(GOTO, Some(INNER));
     });
     for (network, length) in REFUSED {
         rule(&mut batch, ENTRY, |e| {
-            e.destination_in(network, length).reject();
+            e.within(DESTINATION, EQUAL, network, length).reject();
         });
     }
-    for protocol in [6, 17] {
+    rule(&mut batch, ENTRY, |e| {
+        e.meta(A, META_INPUT)
+            .compare(A, NOT_EQUAL, &LOOPBACK.to_ne_bytes())
+            .meta(A, META_PROTOCOL)
+            .equals(A, &[TCP])
+            .payload(A, TRANSPORT, 13, 1)
+            .masked(A, &[FLAGS])
+            .equals(A, &[SYN])
+            .verdict(DROP, None);
+    });
+    for protocol in [TCP, UDP] {
         rule(&mut batch, ENTRY, |e| {
             e.meta(A, META_PROTOCOL)
                 .equals(A, &[protocol])
@@ -105,6 +124,13 @@ pub(super) fn table(subnet: Subnet, proxy: u16) -> Batch {
                 .verdict(ACCEPT, None);
         });
     }
+    rule(&mut batch, ENTRY, |e| {
+        e.meta(A, META_PROTOCOL)
+            .equals(A, &[ICMP])
+            .payload(A, TRANSPORT, 0, 1)
+            .equals(A, &[ECHO])
+            .verdict(DROP, None);
+    });
     rule(&mut batch, ENTRY, |e| {
         e.reject();
     });
@@ -181,8 +207,18 @@ const A: u32 = 8;
 const B: u32 = 9;
 const SOURCE: u32 = 12;
 const DESTINATION: u32 = 16;
+/// `NFT_PAYLOAD_NETWORK_HEADER`
+const NETWORK: u32 = 1;
+/// `NFT_PAYLOAD_TRANSPORT_HEADER`
+const TRANSPORT: u32 = 2;
+/// `NFT_CMP_EQ`
+const EQUAL: u32 = 0;
+/// `NFT_CMP_NEQ`
+const NOT_EQUAL: u32 = 1;
+const META_MARK: u32 = 3;
 const META_INPUT: u32 = 4;
 const META_PROTOCOL: u32 = 16;
+const UDP: u8 = 17;
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 const GOTO: u32 = (-4_i32).cast_unsigned();
@@ -237,36 +273,54 @@ impl Expressions<'_, '_> {
     }
 
     /// Four bytes of the IPv4 header.
-    fn payload(&mut self, register: u32, offset: u32) -> &mut Self {
-        self.add("payload", |m| {
-            m.number_be(1, register)
-                .number_be(2, 1)
-                .number_be(3, offset)
-                .number_be(4, 4);
+    /// Sets the packet's mark.
+    fn mark(&mut self, register: u32) -> &mut Self {
+        self.add("meta", |m| {
+            m.number_be(2, META_MARK).number_be(3, register);
         })
     }
 
-    fn equals(&mut self, register: u32, value: &[u8]) -> &mut Self {
+    /// Bytes of the header of this layer.
+    fn payload(&mut self, register: u32, layer: u32, offset: u32, length: u32) -> &mut Self {
+        self.add("payload", |m| {
+            m.number_be(1, register).number_be(2, layer);
+            m.number_be(3, offset).number_be(4, length);
+        })
+    }
+
+    fn masked(&mut self, register: u32, mask: &[u8]) -> &mut Self {
+        let length = u32::try_from(mask.len()).unwrap_or(4);
+        self.add("bitwise", |m| {
+            m.number_be(1, register)
+                .number_be(2, register)
+                .number_be(3, length);
+            m.nested(4, |m| {
+                m.attribute(1, mask);
+            });
+            m.nested(5, |m| {
+                m.attribute(1, &vec![0; mask.len()]);
+            });
+        })
+    }
+
+    fn compare(&mut self, register: u32, how: u32, value: &[u8]) -> &mut Self {
         self.add("cmp", |m| {
-            m.number_be(1, register).number_be(2, 0).nested(3, |m| {
+            m.number_be(1, register).number_be(2, how).nested(3, |m| {
                 m.attribute(1, value);
             });
         })
     }
 
-    fn destination_in(&mut self, network: Ipv4Addr, length: u8) -> &mut Self {
+    fn equals(&mut self, register: u32, value: &[u8]) -> &mut Self {
+        self.compare(register, EQUAL, value)
+    }
+
+    /// Is the address at this offset of the IP header within the network, or not?
+    fn within(&mut self, offset: u32, how: u32, network: Ipv4Addr, length: u8) -> &mut Self {
         let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-        self.payload(A, DESTINATION)
-            .add("bitwise", |m| {
-                m.number_be(1, A).number_be(2, A).number_be(3, 4);
-                m.nested(4, |m| {
-                    m.number_be(1, mask);
-                });
-                m.nested(5, |m| {
-                    m.number_be(1, 0);
-                });
-            })
-            .equals(A, &network.octets())
+        self.payload(A, NETWORK, offset, 4)
+            .masked(A, &mask.to_be_bytes())
+            .compare(A, how, &network.octets())
     }
 
     fn lookup(&mut self, set: &str, from: u32, to: Option<u32>) -> &mut Self {

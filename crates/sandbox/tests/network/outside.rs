@@ -172,23 +172,66 @@ fn root_who_opens_too_many_connections_is_alone_with_it() {
 }
 
 #[test]
-fn root_a_connection_nobody_answers_is_refused() {
+fn root_a_connection_is_refused_as_the_outside_refuses_it() {
     world(|world| async move {
         let network = world.network().await;
         let lease = network.take(network.open_session()).await.expect("a lease");
-        let to = SocketAddrV4::new(OUTSIDE, 1);
-        let error = inside(&lease, move || {
-            connect(to)
-                .and_then(|mut stream| stream.read(&mut [0; 1]))
-                .expect_err("nobody is there")
+        let refusals = inside(&lease, || {
+            [
+                OUTSIDE,
+                MACHINE,
+                Ipv4Addr::new(169, 254, 169, 254),
+                Ipv4Addr::new(198, 51, 100, 77),
+            ]
+            .map(|target| connect((target, 1)).expect_err("nobody is there").kind())
         })
         .await;
-        assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
-            ),
-            "{error}"
-        );
+        // Nobody listens; the machine itself; a reserved range; an address that nobody has.
+        let expected = [
+            ErrorKind::ConnectionRefused,
+            ErrorKind::HostUnreachable,
+            ErrorKind::HostUnreachable,
+            ErrorKind::HostUnreachable,
+        ];
+        assert_eq!(refusals, expected);
     });
+}
+
+#[test]
+fn root_an_echo_comes_from_who_was_asked() {
+    world(|world| async move {
+        let network = world.network().await;
+        let lease = network.take(network.open_session()).await.expect("a lease");
+        let gateway = network.gateway();
+        let echoes = inside(&lease, move || [OUTSIDE, gateway].map(echo)).await;
+        assert!(echoes.iter().all(Result::is_ok), "{echoes:?}");
+        let nobody = inside(&lease, || {
+            [MACHINE, Ipv4Addr::new(169, 254, 1, 1)].map(echo)
+        })
+        .await;
+        assert!(nobody.iter().all(Result::is_err), "{nobody:?}");
+    });
+}
+
+/// What `ping` does, once.
+fn echo(to: Ipv4Addr) -> std::io::Result<()> {
+    let protocol = rustix::net::ipproto::ICMP;
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::RAW,
+        Some(protocol),
+    )?;
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    rustix::net::connect(&socket, &SocketAddrV4::new(to, 0))?;
+    // Type 8, number 0x0102, sequence 1, no contents.
+    socket.send(&[8, 0, 0xf6, 0xfc, 1, 2, 0, 1])?;
+    let mut reply = [0; 100];
+    let length = socket.recv(&mut reply)?;
+    assert_eq!(
+        reply.get(20..length),
+        Some(&[0, 0, 0xfe, 0xfc, 1, 2, 0, 1][..])
+    );
+    assert_eq!(reply.get(12..16), Some(&to.octets()[..]));
+    Ok(())
 }
