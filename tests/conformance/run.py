@@ -41,7 +41,10 @@ class Session:
         except Exception:
             code = self.proc.wait()
             self.log.seek(0)
-            raise CaseError(f"session did not start (exit {code}): {self.log.read()[-600:].strip()}")
+            said = self.log.read()[-600:].strip()
+            self.log.close()
+            os.unlink(self.log.name)
+            raise CaseError(f"session did not start (exit {code}): {said}")
 
     def post(self, body, timeout, headers=None, auth=True, method="POST", path="/query"):
         h = {"Content-Type": "application/json"}
