@@ -180,7 +180,7 @@ impl Container {
         }
         let (plan, inputs) = self.plan(args)?;
         let mut h = KeyHasher::new("exec");
-        plan.hash(&mut h);
+        plan.add_to(&mut h);
         for i in &inputs {
             match i {
                 Some(o) => h.output(o),

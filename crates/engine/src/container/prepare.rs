@@ -280,9 +280,8 @@ async fn cache_dir(
             volume
                 .prepare(|tree| {
                     let options = store::CopyOptions { owner, ..store::CopyOptions::default() };
-                    match &seed {
-                        Some((snapshot, path)) => tree.copy_dir(&snapshot.tree()?, path, "/", &options)?,
-                        None => {}
+                    if let Some((snapshot, path)) = &seed {
+                        tree.copy_dir(&snapshot.tree()?, path, "/", &options)?;
                     }
                     if let Some((uid, gid)) = owner {
                         tree.set_owner("/", uid, gid)?;

@@ -81,7 +81,7 @@ pub enum Edit {
 
 impl Edit {
     /// Adds everything the result depends on, inputs aside.
-    pub fn hash(&self, h: &mut KeyHasher) {
+    pub fn add_to(&self, h: &mut KeyHasher) {
         let owner = |h: &mut KeyHasher, o: &Option<(u32, u32)>| {
             h.opt(o.map(|(u, g)| (u64::from(u) << 32) | u64::from(g)));
         };

@@ -136,7 +136,7 @@ pub enum Sharing {
 impl ExecPlan {
     /// Adds everything the result depends on, input trees aside. Secrets count by name, cache volumes by key: their contents
     /// must not change what is cached.
-    pub fn hash(&self, h: &mut KeyHasher) {
+    pub fn add_to(&self, h: &mut KeyHasher) {
         h.list(&self.argv).num(self.env.len() as u64);
         for (k, v) in &self.env {
             h.str(k).str(v);

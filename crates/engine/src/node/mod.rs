@@ -143,7 +143,7 @@ impl Node {
     /// `base` changed by `edit`; `sources` are the trees the edit copies from.
     pub fn edit(base: Option<Output>, edit: Edit, sources: Vec<Output>) -> Output {
         let mut h = KeyHasher::new("edit");
-        edit.hash(&mut h);
+        edit.add_to(&mut h);
         let mut inputs = vec![base];
         inputs.extend(sources.into_iter().map(Some));
         for i in &inputs {

@@ -50,6 +50,7 @@ pub struct Service {
 
 /// What a service is made of.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "always behind an `Arc`, and nearly always the large one")]
 pub enum Kind {
     /// A process in a container.
     Container(ContainerService),
