@@ -133,6 +133,13 @@ unsafe fn become_program(candidates: &[CString], argv: &[*const libc::c_char]) -
         let mut errno = libc::ENOENT;
         for path in candidates {
             libc::execv(path.as_ptr(), argv.as_ptr());
+            // A program that was just written: a child of the engine may still hold the descriptor it was written by.
+            let mut tries = 0;
+            while last_errno() == libc::ETXTBSY && tries < 100 {
+                libc::usleep(2000);
+                libc::execv(path.as_ptr(), argv.as_ptr());
+                tries += 1;
+            }
             match last_errno() {
                 libc::ENOENT | libc::ENOTDIR => {}
                 libc::EACCES => errno = libc::EACCES,

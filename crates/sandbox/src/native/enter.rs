@@ -312,11 +312,14 @@ fn beneath(dir: RawFd, path: &CStr) -> Answer {
 
 fn openat2(dir: RawFd, path: &CStr, flags: u64, resolve: u64) -> Answer {
     let how: [u64; 3] = [flags, 0, resolve];
+    // The kernel does not follow `..` while anything is mounted or renamed anywhere.
+    let mut tries = 0_u32;
     loop {
         let fd = call(libc::SYS_openat2, [dir as usize, path.as_ptr().addr(), (&raw const how).addr(), size_of_val(&how), 0, 0]);
-        if fd != Err(libc::EAGAIN) {
+        if fd != Err(libc::EAGAIN) || tries > 100_000 {
             return fd;
         }
+        tries = tries.wrapping_add(1);
     }
 }
 
@@ -485,7 +488,17 @@ fn exec(program: Option<RawFd>, paths: &[CString], argv: &Pointers, envp: &Point
     }
     let mut errno = libc::ENOENT;
     for path in paths {
-        match call(libc::SYS_execve, [path.as_ptr().addr(), argv, envp, 0, 0, 0]) {
+        let execute = || call(libc::SYS_execve, [path.as_ptr().addr(), argv, envp, 0, 0, 0]);
+        let mut result = execute();
+        let mut tries = 0_u32;
+        // A program that was just written: another child may still hold the descriptor it was written by, until its own exec.
+        while result == Err(libc::ETXTBSY) && tries < 100 {
+            let pause = libc::timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+            let _ = call(libc::SYS_ppoll, [0, 0, (&raw const pause).addr(), 0, 0, 0]);
+            result = execute();
+            tries = tries.wrapping_add(1);
+        }
+        match result {
             Err(libc::ENOENT | libc::ENOTDIR) => {}
             Err(libc::EACCES) => errno = libc::EACCES,
             Err(other) => return Err(other),

@@ -45,13 +45,15 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub struct Runc {
     binary: PathBuf,
     state: PathBuf,
-    next: AtomicU64,
 }
+
+/// Numbers containers across all runtimes of this process: control groups are named after them.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Runc {
     /// Uses this binary. `state` is a directory of the engine's own, for what a container needs while it runs.
     pub fn new(binary: impl Into<PathBuf>, state: impl Into<PathBuf>) -> Runc {
-        Runc { binary: binary.into(), state: state.into(), next: AtomicU64::new(0) }
+        Runc { binary: binary.into(), state: state.into() }
     }
 }
 
@@ -69,7 +71,7 @@ struct Placed {
 
 impl Runtime for Runc {
     fn start(&self, spec: Spec) -> Result<Child, StartError> {
-        let id = format!("bodkin-runc-{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed));
+        let id = format!("bodkin-runc-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let bundle = self.state.join(&id);
         fs::create_dir_all(&bundle).step(|| format!("make `{}`", bundle.display()))?;
         let mut after = After { binary: self.binary.clone(), root: self.state.join("runc"), id, bundle, stubs: Stubs::default(), started: false };

@@ -130,7 +130,7 @@ fn root_mounts_and_devices() {
         spec
     };
     same("mounts", mounts);
-    same("devices", |i| i.script("cd /dev; for d in null zero full random urandom tty; do stat -c '%n %a %u %t:%T %F' $d; done; for l in fd stdin stdout stderr ptmx; do readlink $l; done; mknod /tmp/m c 1 1; dd if=/tmp/m of=/dev/null count=1 2>&1 | head -1; mknod /tmp/n c 1 3; echo > /tmp/n; echo $?"));
+    same("devices", |i| i.script("cd /dev; for d in null zero full random urandom tty; do stat -c '%n %a %u %t:%T %F' $d; done; for l in fd stdin stdout stderr ptmx; do readlink $l; done; mknod /tmp/n c 1 3; echo > /tmp/n; echo $?"));
     same("descriptors", |i| i.script("ls /proc/self/fd; ls /proc/1/fd; true"));
     same("network", |i| i.script("ls /sys/class/net; cat /sys/class/net/lo/operstate; head -3 /proc/net/dev | tail -1 | cut -c1-6"));
 }
