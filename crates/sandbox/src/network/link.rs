@@ -15,16 +15,18 @@ use super::{
 };
 
 const NEW_LINK: u16 = 16;
+const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 const GET_ROUTE: u16 = 26;
+const NEW_NEIGHBOUR: u16 = 28;
 
 const INET: u8 = 2;
 const UP: u32 = 1;
 /// The loopback device's index in every namespace.
 pub(super) const LOOPBACK: u32 = 1;
 /// The index of `eth0` in a container.
-const ETH0: u32 = 2;
+pub(super) const ETH0: u32 = 2;
 const MTU: u32 = 1500;
 
 /// `RTN_UNICAST`
@@ -71,16 +73,25 @@ pub(super) fn engine(subnet: Subnet) -> Batch {
 
 /// Makes a pair of devices, one end in the engine's namespace as device number `index`, the other as `eth0` in the
 /// namespace of a container, and leads the container's address there.
-pub(super) fn pair(index: u32, address: Ipv4Addr, container: BorrowedFd<'_>) -> Batch {
+pub(super) fn pair(
+    subnet: Subnet,
+    index: u32,
+    address: Ipv4Addr,
+    container: BorrowedFd<'_>,
+) -> Batch {
     let mut batch = Batch::default();
     batch.message(NEW_LINK, ACKED | CREATE | EXCLUSIVE, |m| {
         link_header(m, index, UP);
-        m.string(3, &format!("c{index}")).number(4, MTU);
+        m.string(3, &format!("c{index}"))
+            .number(4, MTU)
+            .attribute(1, &hardware(subnet.gateway()));
         m.nested(18, |m| {
             m.string(1, "veth").nested(2, |m| {
                 m.nested(1, |m| {
                     link_header(m, ETH0, 0);
-                    m.string(3, "eth0").number(4, MTU);
+                    m.string(3, "eth0")
+                        .number(4, MTU)
+                        .attribute(1, &hardware(address));
                     m.number(28, u32::try_from(container.as_raw_fd()).unwrap_or(u32::MAX));
                 });
             });
@@ -97,6 +108,7 @@ pub(super) fn pair(index: u32, address: Ipv4Addr, container: BorrowedFd<'_>) -> 
             via: None,
         },
     );
+    neighbour(&mut batch, index, address);
     batch
 }
 
@@ -115,7 +127,25 @@ pub(super) fn container(subnet: Subnet, own: Ipv4Addr) -> Batch {
         via: Some(subnet.gateway()),
     };
     route(&mut batch, &out);
+    neighbour(&mut batch, ETH0, subnet.gateway());
     batch
+}
+
+/// Asks for the state of the device with this index; see [`is_working`].
+pub(super) fn state_query(index: u32) -> Batch {
+    let mut batch = Batch::default();
+    batch.message(GET_LINK, REQUEST, |m| link_header(m, index, 0));
+    batch
+}
+
+/// From the answer to [`state_query`]: does the device send? One end of a pair is up before the other; the kernel notices
+/// later, in a queue of work of its own, that it can now be used, and loses until then all that is sent through it.
+/// (Asking makes it notice, since Linux 6.7.)
+pub(super) fn is_working(answer: &[u8]) -> Option<bool> {
+    /// `IF_OPER_UP`
+    const WORKING: u8 = 6;
+    let state = find(answer.get(16..)?, 16)?;
+    Some(state.first() == Some(&WORKING))
 }
 
 /// Asks where packets to an address would go; see [`is_elsewhere`].
@@ -145,6 +175,26 @@ fn link_header(m: &mut Message<'_>, index: u32, flags: u32) {
 
 fn link_up(batch: &mut Batch, index: u32) {
     batch.message(NEW_LINK, ACKED, |m| link_header(m, index, UP));
+}
+
+/// The hardware address that goes with an address, so that nobody has to ask for it: no first packet waits, and no entry of
+/// the neighbour table, whose size is one for the whole machine, has to be found out and kept.
+fn hardware(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    // Locally administered, unicast.
+    [0x02, 0x42, a, b, c, d]
+}
+
+fn neighbour(batch: &mut Batch, index: u32, address: Ipv4Addr) {
+    /// `NUD_PERMANENT`
+    const PERMANENT: u16 = 0x80;
+    batch.message(NEW_NEIGHBOUR, ACKED | CREATE | REPLACE, |m| {
+        m.raw(&[INET, 0, 0, 0]).raw(&index.to_ne_bytes());
+        let [low, high] = PERMANENT.to_ne_bytes();
+        m.raw(&[low, high, 0, 0]);
+        m.attribute(1, &address.octets())
+            .attribute(2, &hardware(address));
+    });
 }
 
 fn address(batch: &mut Batch, index: u32, address: Ipv4Addr, length: u8) {

@@ -351,14 +351,19 @@ fn prepare(subnet: Subnet) -> Result<Made, Problem> {
     filter
         .apply(&rules::table(subnet, proxy.port()))
         .why("set up the packet filter")?;
+    let tap = sys::netns::tap(&packet::filter(subnet)).why("open a packet socket")?;
+    let dns_udp = namespace::datagrams(names, false).why("listen for name queries")?;
+    namespace::widen(&tap);
+    namespace::widen(&udp);
+    namespace::widen(&dns_udp);
     Ok(Made {
-        tap: sys::netns::tap(&packet::filter(subnet)).why("open a packet socket")?,
+        tap,
         links,
         filter,
         namespace: sys::netns::current().why("open the network namespace")?,
         tcp,
         udp,
-        dns_udp: namespace::datagrams(names, false).why("listen for name queries")?,
+        dns_udp,
         dns_tcp: namespace::listener(names, false).why("listen for name queries")?,
     })
 }

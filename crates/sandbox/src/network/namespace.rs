@@ -176,6 +176,15 @@ fn work(queue: &Receiver<Job>) {
     }
 }
 
+/// Makes room for bursts: what a socket for all containers cannot hold is lost, and sent again only after a second.
+pub(super) fn widen(socket: impl AsFd) {
+    const ROOM: usize = 4 << 20;
+    if sockopt::set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
+        // As much as anybody may have.
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, ROOM);
+    }
+}
+
 /// Sets a kernel parameter of the calling thread's namespace, below `/proc/sys/net`.
 pub(super) fn set(parameter: &str, value: &str) -> Result<(), Problem> {
     fs::write(format!("/proc/sys/net/{parameter}"), value).map_err(|source| Problem {

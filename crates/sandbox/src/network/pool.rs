@@ -36,6 +36,10 @@ pub(super) struct Pool {
 const REST: Duration = Duration::from_millis(100);
 /// A failure older than this says nothing about now.
 const STALE: Duration = Duration::from_secs(1);
+/// A new link that does not work after this long never will.
+const LINK: Duration = Duration::from_secs(5);
+/// How often kernels that need time are asked.
+const LOOK: Duration = Duration::from_millis(1);
 /// The first device number for containers' links; lower ones are the kernel's.
 const FIRST_INDEX: u32 = 100;
 
@@ -125,10 +129,33 @@ fn fill(
         "1",
     ));
     links
-        .apply(&link::pair(index, address.address(), namespace.as_fd()))
+        .apply(&link::pair(
+            tenants.subnet(),
+            index,
+            address.address(),
+            namespace.as_fd(),
+        ))
         .why("make a network link")?;
     let own = Socket::route().why("open a netlink socket")?;
     own.apply(&link::container(tenants.subnet(), address.address()))
         .why("set up a container's network link")?;
+    wait(links, index)?;
+    wait(&own, link::ETH0)?;
     Ok(namespace)
+}
+
+/// Waits until the link works.
+fn wait(links: &Socket, index: u32) -> Result<(), Problem> {
+    let begin = Instant::now();
+    loop {
+        let working = links.ask(&link::state_query(index), link::is_working);
+        if working.why("see whether a network link works")? {
+            return Ok(());
+        }
+        if begin.elapsed() > LINK {
+            return Err(io::Error::from(io::ErrorKind::TimedOut))
+                .why("wait for a network link to work");
+        }
+        thread::sleep(LOOK);
+    }
 }

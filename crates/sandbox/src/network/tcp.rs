@@ -34,14 +34,15 @@ pub(super) fn reset(stream: &TcpStream) {
 async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
     loop {
         from.readable().await?;
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = Vec::with_capacity(CHUNK);
         loop {
-            match from.try_read(&mut buffer) {
+            buffer.clear();
+            match from.try_read_buf(&mut buffer) {
                 Ok(0) => {
                     return rustix::net::shutdown(to, rustix::net::Shutdown::Write)
                         .map_err(Into::into);
                 }
-                Ok(length) => write(to, buffer.get(..length).unwrap_or_default()).await?,
+                Ok(_) => write(to, &buffer).await?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }

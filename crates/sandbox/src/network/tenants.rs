@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use rustix::process::Resource;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
@@ -20,7 +21,7 @@ use crate::dns;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub(crate) u32);
 
-/// The same for all containers together; each needs two descriptors.
+/// Connections and datagram flows all containers together may have open.
 const ALL_FLOWS: usize = 16 * 1024;
 /// Name queries one container may have open.
 const QUERIES: usize = 64;
@@ -120,12 +121,14 @@ impl Tenants {
             sessions: HashMap::new(),
             tenants: HashMap::new(),
         };
+        let all = flows_for(rustix::process::getrlimit(Resource::Nofile).current);
         Tenants {
             subnet,
             state: Mutex::new(state),
             filter: Mutex::new(filter),
-            flows_each,
-            flows: Arc::new(Semaphore::new(ALL_FLOWS)),
+            // No container can use up what all share.
+            flows_each: flows_each.min(all / 2),
+            flows: Arc::new(Semaphore::new(all)),
         }
     }
 
@@ -229,6 +232,15 @@ impl Tenants {
     }
 }
 
+/// How many flows there may be in a process that may have this many descriptors: each needs two, and half of the
+/// descriptors are for the rest of the engine.
+fn flows_for(descriptors: Option<u64>) -> usize {
+    let flows = descriptors
+        .and_then(|limit| usize::try_from(limit / 4).ok())
+        .unwrap_or(ALL_FLOWS);
+    flows.clamp(32, ALL_FLOWS)
+}
+
 impl State {
     fn leave(&mut self, address: Ipv4Addr) -> Option<Tenant> {
         let tenant = self.tenants.remove(&address)?;
@@ -250,5 +262,18 @@ impl dns::Clients for Tenants {
             session,
             _permit: queries.try_acquire_owned().ok()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_leave_descriptors_for_the_engine() {
+        assert_eq!(
+            [None, Some(64), Some(1024), Some(1 << 20)].map(flows_for),
+            [ALL_FLOWS, 32, 256, ALL_FLOWS]
+        );
     }
 }

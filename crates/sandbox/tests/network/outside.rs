@@ -55,7 +55,7 @@ fn root_datagrams_leave_and_return_to_who_sent_them() {
                 .await
                 .expect("bound");
             tokio::spawn(async move {
-                let mut buffer = vec![0; 2000];
+                let mut buffer = vec![0; 9000];
                 while let Ok((length, peer)) = server.recv_from(&mut buffer).await {
                     let reply = [format!("{address} ").as_bytes(), &buffer[..length]].concat();
                     server.send_to(&reply, peer).await.expect("sent");
@@ -69,6 +69,9 @@ fn root_datagrams_leave_and_return_to_who_sent_them() {
                     .set_read_timeout(Some(Duration::from_secs(10)))
                     .expect("a timeout");
                 let mut answers = Vec::new();
+                // Longer than a frame.
+                socket.send_to(&[b'z'; 8000], (OUTSIDE, 7)).expect("sent");
+                assert_eq!(socket.recv_from(&mut [0; 9000]).expect("an answer").0, 8013);
                 for round in 0..3 {
                     for to in [OUTSIDE, OUTSIDE_TOO] {
                         socket
