@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     process::{Child, Command, Stdio},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -17,6 +18,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 use wire::paths::{self, Address, Place};
+
+use crate::{
+    broker::Broker,
+    resolve::{self, Names},
+};
 
 /// How long a started engine may take until it answers.
 const START: Duration = Duration::from_secs(20);
@@ -67,8 +73,13 @@ const INHERITED_PREFIXES: &[&str] = &[
 ];
 
 /// Where connections go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Door(pub Address);
+#[derive(Debug, Clone)]
+pub enum Door {
+    /// To an engine that listens.
+    At(Address),
+    /// To the engine that started this process in a container.
+    Broker(Arc<Broker>),
+}
 
 /// Why there is no engine to talk to.
 #[derive(Debug, thiserror::Error)]
@@ -149,18 +160,9 @@ impl Door {
     /// # Errors
     /// Nobody there.
     pub async fn connect(&self) -> io::Result<Conn> {
-        match &self.0 {
-            Address::Unix(path) => Ok(Conn::Unix(UnixStream::connect(path).await?)),
-            Address::Tcp(host) => {
-                let stream = timeout(CONNECT, crate::resolve::connect_tcp(host))
-                    .await
-                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-                stream.set_nodelay(true)?;
-                // An engine that vanished without a word is noticed.
-                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
-                rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30))?;
-                Ok(Conn::Tcp(stream))
-            }
+        match self {
+            Self::At(address) => Conn::to(address).await,
+            Self::Broker(broker) => Ok(Conn::Unix(broker.connect().await?)),
         }
     }
 
@@ -170,21 +172,14 @@ impl Door {
     /// No engine, and what was tried.
     pub async fn find(place: &Place<'_>) -> Result<(Self, Conn), ConnectError> {
         if let Some(host) = (place.env)(paths::RUNNER_HOST).filter(|h| !h.is_empty()) {
-            let door = Self(host.parse().map_err(ConnectError::RunnerHost)?);
-            let conn = door.connect().await;
-            return match conn {
-                Ok(conn) => Ok((door, conn)),
-                Err(source) => Err(ConnectError::Reach {
-                    address: door.0,
-                    source,
-                }),
-            };
+            let address: Address = host.parse().map_err(ConnectError::RunnerHost)?;
+            return reach(address).await;
         }
-        let door = Self(Address::Unix(place.socket()));
-        match door.connect().await {
+        let address = Address::Unix(place.socket());
+        match Conn::to(&address).await {
             Ok(conn) => {
-                door.check_owner(&conn)?;
-                Ok((door, conn))
+                check_owner(&address, &conn)?;
+                Ok((Self::At(address), conn))
             }
             Err(e)
                 if matches!(
@@ -192,35 +187,11 @@ impl Door {
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
                 ) =>
             {
-                let conn = door.start(place).await?;
-                Ok((door, conn))
+                let conn = start(&address, place).await?;
+                Ok((Self::At(address), conn))
             }
-            Err(source) => Err(ConnectError::Reach {
-                address: door.0,
-                source,
-            }),
+            Err(source) => Err(ConnectError::Reach { address, source }),
         }
-    }
-
-    /// Refuses an engine of another user: the default socket may be in a directory where others can make one.
-    fn check_owner(&self, conn: &Conn) -> Result<(), ConnectError> {
-        let Conn::Unix(stream) = conn else {
-            return Ok(());
-        };
-        let uid = stream
-            .peer_cred()
-            .map_err(|source| ConnectError::Reach {
-                address: self.0.clone(),
-                source,
-            })?
-            .uid();
-        if uid == 0 || uid == rustix::process::geteuid().as_raw() {
-            return Ok(());
-        }
-        Err(ConnectError::Foreign {
-            address: self.0.clone(),
-            uid,
-        })
     }
 
     /// A running engine only.
@@ -232,60 +203,81 @@ impl Door {
             Some(host) => host.parse().map_err(ConnectError::RunnerHost)?,
             None => Address::Unix(place.socket()),
         };
-        let door = Self(address);
-        match door.connect().await {
-            Ok(conn) => Ok((door, conn)),
-            Err(source) => Err(ConnectError::Reach {
-                address: door.0,
-                source,
-            }),
-        }
+        reach(address).await
     }
+}
 
-    /// Starts this user's engine and waits until it accepts. Many may do so at once: the engines settle by their lock who
-    /// stays, and everyone connects to that one.
-    async fn start(&self, place: &Place<'_>) -> Result<Conn, ConnectError> {
-        let log = place.log_file();
-        let mut child = spawn(place, &log)?;
-        let end = Instant::now() + START;
-        let mut another_runs: Option<Instant> = None;
-        loop {
-            let refusal = match self.connect().await {
-                Ok(conn) => return Ok(conn),
-                Err(e) => e,
-            };
-            match another_runs {
-                None => {
-                    if let Ok(Some(status)) = child.try_wait() {
-                        if status.code() != Some(paths::EXIT_ANOTHER_RUNS.into()) {
-                            let (address, tail) = (self.0.clone(), tail(&log));
-                            return Err(ConnectError::Ended {
-                                status,
-                                address,
-                                log: log.display().to_string(),
-                                tail,
-                            });
-                        }
-                        another_runs = Some(Instant::now());
+async fn reach(address: Address) -> Result<(Door, Conn), ConnectError> {
+    match Conn::to(&address).await {
+        Ok(conn) => Ok((Door::At(address), conn)),
+        Err(source) => Err(ConnectError::Reach { address, source }),
+    }
+}
+
+/// Refuses an engine of another user: the default socket may be in a directory where others can make one.
+fn check_owner(address: &Address, conn: &Conn) -> Result<(), ConnectError> {
+    let Conn::Unix(stream) = conn else {
+        return Ok(());
+    };
+    let uid = stream
+        .peer_cred()
+        .map_err(|source| ConnectError::Reach {
+            address: address.clone(),
+            source,
+        })?
+        .uid();
+    if uid == 0 || uid == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(ConnectError::Foreign {
+        address: address.clone(),
+        uid,
+    })
+}
+
+/// Starts this user's engine and waits until it accepts. Many may do so at once: the engines settle by their lock who stays,
+/// and everyone connects to that one.
+async fn start(address: &Address, place: &Place<'_>) -> Result<Conn, ConnectError> {
+    let log = place.log_file();
+    let mut child = spawn(place, &log)?;
+    let end = Instant::now() + START;
+    let mut another_runs: Option<Instant> = None;
+    loop {
+        let refusal = match Conn::to(address).await {
+            Ok(conn) => return Ok(conn),
+            Err(e) => e,
+        };
+        match another_runs {
+            None => {
+                if let Ok(Some(status)) = child.try_wait() {
+                    if status.code() != Some(paths::EXIT_ANOTHER_RUNS.into()) {
+                        let (address, tail) = (address.clone(), tail(&log));
+                        return Err(ConnectError::Ended {
+                            status,
+                            address,
+                            log: log.display().to_string(),
+                            tail,
+                        });
                     }
+                    another_runs = Some(Instant::now());
                 }
-                Some(since) if since.elapsed() > AGAIN => {
-                    child = spawn(place, &log)?;
-                    another_runs = None;
-                }
-                Some(_) => {}
             }
-            if Instant::now() > end {
-                let (address, tail) = (self.0.clone(), tail(&log));
-                return Err(ConnectError::Silent {
-                    address,
-                    log: log.display().to_string(),
-                    tail,
-                    source: refusal,
-                });
+            Some(since) if since.elapsed() > AGAIN => {
+                child = spawn(place, &log)?;
+                another_runs = None;
             }
-            sleep(RETRY).await;
+            Some(_) => {}
         }
+        if Instant::now() > end {
+            let (address, tail) = (address.clone(), tail(&log));
+            return Err(ConnectError::Silent {
+                address,
+                log: log.display().to_string(),
+                tail,
+                source: refusal,
+            });
+        }
+        sleep(RETRY).await;
     }
 }
 
@@ -343,6 +335,26 @@ fn tail(log: &Path) -> String {
 }
 
 impl Conn {
+    /// A connection to an engine that listens.
+    ///
+    /// # Errors
+    /// Nobody there.
+    pub async fn to(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Address::Tcp(host) => {
+                let stream = timeout(CONNECT, resolve::connect_tcp(host, Names::Machine))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+                stream.set_nodelay(true)?;
+                // An engine that vanished without a word is noticed.
+                rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+                rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30))?;
+                Ok(Self::Tcp(stream))
+            }
+        }
+    }
+
     /// The same connection for blocking use.
     ///
     /// # Errors

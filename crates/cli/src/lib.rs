@@ -3,7 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod args;
+pub mod broker;
 pub mod command;
 pub mod connect;
 pub mod error;

@@ -27,7 +27,7 @@ use wire::{
 fn play(with: impl FnOnce(&Engine)) -> (Over, Vec<ProgressEvent>) {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::at(&dir.path().join("k"));
-    let door = Door(Address::Unix(dir.path().join("k")));
+    let door = Door::At(Address::Unix(dir.path().join("k")));
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let (show, shown) = mpsc::channel();
     let client = thread::spawn(move || {

@@ -15,7 +15,10 @@ use wire::{
 };
 
 use super::{Broken, Server, status_line};
-use crate::{connect::Conn, resolve};
+use crate::{
+    connect::Conn,
+    resolve::{self, Names},
+};
 
 /// How long a connection may take to be accepted.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -42,10 +45,10 @@ async fn say<T: serde::Serialize>(conn: &mut Conn, status: &Status<T>) -> io::Re
 ///
 /// # Errors
 /// A broken connection on either side.
-pub async fn dial(mut conn: Conn, network: Network, addr: &str) -> io::Result<()> {
+pub async fn dial(mut conn: Conn, network: Network, addr: &str, names: Names) -> io::Result<()> {
     let connected = async {
         match network {
-            Network::Tcp => resolve::connect_tcp(addr).await.map(|s| {
+            Network::Tcp => resolve::connect_tcp(addr, names).await.map(|s| {
                 // Latency over throughput, as every Go program has it. A failure changes nothing.
                 let _ = s.set_nodelay(true);
                 Peer::Stream(Conn::Tcp(s))
@@ -53,7 +56,7 @@ pub async fn dial(mut conn: Conn, network: Network, addr: &str) -> io::Result<()
             Network::Unix => UnixStream::connect(addr)
                 .await
                 .map(|s| Peer::Stream(Conn::Unix(s))),
-            Network::Udp => connect_udp(addr).await.map(Peer::Datagrams),
+            Network::Udp => connect_udp(addr, names).await.map(Peer::Datagrams),
         }
     };
     let peer = match timeout(CONNECT, connected)
@@ -81,8 +84,8 @@ enum Peer {
     Datagrams(UdpSocket),
 }
 
-async fn connect_udp(addr: &str) -> io::Result<UdpSocket> {
-    let to = resolve::lookup(addr)
+async fn connect_udp(addr: &str, names: Names) -> io::Result<UdpSocket> {
+    let to = resolve::lookup(addr, names)
         .await?
         .first()
         .copied()
@@ -140,7 +143,7 @@ pub(super) async fn listen(
         return Ok(say::<()>(&mut conn, &Status::Error(error)).await?);
     }
     let bound = async {
-        let at = resolve::lookup(addr).await?;
+        let at = resolve::lookup(addr, server.names()).await?;
         TcpListener::bind(&at[..]).await
     };
     let listener = match bound.await {

@@ -21,7 +21,10 @@ use serde::Serialize;
 use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use wire::{LinkError, LinkErrorKind, LinkRequest, Preamble, Status, line};
 
-use crate::connect::{Conn, Door};
+use crate::{
+    connect::{Conn, Door},
+    resolve::Names,
+};
 
 /// Most file requests at work at once; more wait.
 const AT_WORK: usize = 16;
@@ -73,8 +76,14 @@ impl Server {
             stream,
         };
         let mut conn = self.open(&preamble).await?;
+        if self.in_container() && !harmless(&request) {
+            let error = LinkError::new(LinkErrorKind::Invalid, "a container is not asked for that");
+            conn.write_all(&status_line(&Status::<()>::Error(error))?)
+                .await?;
+            return Ok(());
+        }
         match request {
-            LinkRequest::Dial { network, addr } => dial::dial(conn, network, &addr)
+            LinkRequest::Dial { network, addr } => dial::dial(conn, network, &addr, self.names())
                 .await
                 .map_err(Broken::Connection),
             LinkRequest::Listen { addr, network } => {
@@ -101,6 +110,19 @@ impl Server {
         }
     }
 
+    /// Whether what is answered for is a container, in which nothing may be executed.
+    fn in_container(&self) -> bool {
+        matches!(self.door, Door::Broker(_))
+    }
+
+    fn names(&self) -> Names {
+        if self.in_container() {
+            Names::Servers
+        } else {
+            Names::Machine
+        }
+    }
+
     /// A new connection with its first line said.
     async fn open(&self, preamble: &Preamble) -> io::Result<Conn> {
         let mut conn = self.door.connect().await?;
@@ -118,6 +140,22 @@ impl Server {
         })
         .await
     }
+}
+
+/// Whether a request touches files and sockets only. What may run a program of the machine must not be answered by a process
+/// that is in a container but not among its processes.
+fn harmless(request: &LinkRequest) -> bool {
+    matches!(
+        request,
+        LinkRequest::Stat { .. }
+            | LinkRequest::List { .. }
+            | LinkRequest::Read { .. }
+            | LinkRequest::ReadFile { .. }
+            | LinkRequest::ExportTree { .. }
+            | LinkRequest::ExportFile { .. }
+            | LinkRequest::Dial { .. }
+            | LinkRequest::Listen { .. }
+    )
 }
 
 fn status_line<T: Serialize>(status: &Status<T>) -> io::Result<Vec<u8>> {

@@ -1,7 +1,10 @@
 //! Names of machines to addresses, as the client's machine sees them.
 //!
 //! The executable is static, and a static C library cannot load the machine's name services. Literal addresses, `localhost`
-//! and `/etc/hosts` are read here; everything else is asked of `getent`, which goes the machine's own way.
+//! and `/etc/hosts` are read here; everything else is asked of `getent`, which goes the machine's own way, or in a container
+//! of its name servers, because no program of a container may be run.
+
+mod dns;
 
 use std::{
     io,
@@ -15,11 +18,20 @@ use tokio::{net::TcpStream, process::Command, time::timeout};
 /// How long the machine's name services may take.
 const LOOKUP: Duration = Duration::from_secs(10);
 
+/// Who knows the names that `/etc/hosts` does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// The machine's name services.
+    Machine,
+    /// The name servers of `/etc/resolv.conf`. Nothing is executed.
+    Servers,
+}
+
 /// The addresses of `host:port`, best first.
 ///
 /// # Errors
 /// Not `host:port`, or a name nobody knows.
-pub async fn lookup(addr: &str) -> io::Result<Vec<SocketAddr>> {
+pub async fn lookup(addr: &str, names: Names) -> io::Result<Vec<SocketAddr>> {
     let invalid = || {
         io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -39,7 +51,7 @@ pub async fn lookup(addr: &str) -> io::Result<Vec<SocketAddr>> {
         "" | "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
         name => match name.parse::<IpAddr>() {
             Ok(ip) => vec![ip],
-            Err(_) => names(name).await?,
+            Err(_) => ask(name, names).await?,
         },
     };
     Ok(ips
@@ -48,7 +60,7 @@ pub async fn lookup(addr: &str) -> io::Result<Vec<SocketAddr>> {
         .collect())
 }
 
-async fn names(name: &str) -> io::Result<Vec<IpAddr>> {
+async fn ask(name: &str, names: Names) -> io::Result<Vec<IpAddr>> {
     let unknown = || {
         io::Error::new(
             io::ErrorKind::NotFound,
@@ -62,6 +74,13 @@ async fn names(name: &str) -> io::Result<Vec<IpAddr>> {
     let found = in_hosts(&hosts, name);
     if !found.is_empty() {
         return Ok(found);
+    }
+    if names == Names::Servers {
+        let conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let found = timeout(LOOKUP, dns::lookup(name, &dns::Conf::parse(&conf))).await;
+        return found
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            .ok_or_else(unknown);
     }
     let asked = Command::new("getent")
         .args(["ahosts", name])
@@ -113,9 +132,9 @@ fn in_hosts(text: &str, name: &str) -> Vec<IpAddr> {
 ///
 /// # Errors
 /// What the last address said.
-pub async fn connect_tcp(addr: &str) -> io::Result<TcpStream> {
+pub async fn connect_tcp(addr: &str, names: Names) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for candidate in lookup(addr).await? {
+    for candidate in lookup(addr, names).await? {
         match TcpStream::connect(candidate).await {
             Ok(stream) => return Ok(stream),
             Err(e) => last = e,
@@ -141,15 +160,18 @@ mod tests {
     #[tokio::test]
     async fn literals_and_localhost_need_nobody() {
         assert_eq!(
-            lookup("127.0.0.1:80").await.unwrap(),
+            lookup("127.0.0.1:80", Names::Machine).await.unwrap(),
             ["127.0.0.1:80".parse().unwrap()]
         );
-        assert_eq!(lookup("localhost:80").await.unwrap().len(), 2);
         assert_eq!(
-            lookup("[::1]:80").await.unwrap(),
+            lookup("localhost:80", Names::Machine).await.unwrap().len(),
+            2
+        );
+        assert_eq!(
+            lookup("[::1]:80", Names::Machine).await.unwrap(),
             ["[::1]:80".parse().unwrap()]
         );
-        assert!(lookup("nothing").await.is_err());
-        assert!(lookup("-x:1").await.is_err());
+        assert!(lookup("nothing", Names::Machine).await.is_err());
+        assert!(lookup("-x:1", Names::Machine).await.is_err());
     }
 }
