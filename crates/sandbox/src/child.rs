@@ -11,6 +11,8 @@ use rustix::event::{PollFd, PollFlags};
 use sys::process::Ended;
 use tokio::{io::unix::AsyncFd, sync::Notify};
 
+use crate::agent::Agent;
+
 /// How a container's program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -56,6 +58,8 @@ pub struct Child {
     pub(crate) aftermath: Option<Box<dyn Aftermath>>,
     pub(crate) ended: Option<Exit>,
     pub(crate) joiner: Option<Arc<dyn Joiner>>,
+    /// Gone before the aftermath: they keep the container's mounts.
+    pub(crate) agents: Vec<Agent>,
     /// Present when a thread of its own reaps the process.
     pub(crate) reaped: Option<Arc<Reaped>>,
 }
@@ -110,6 +114,30 @@ impl Reaped {
 /// Starts further processes in a running container.
 pub(crate) trait Joiner: Send + Sync {
     fn exec(&self, target: BorrowedFd<'_>, pid: i32, spec: crate::spec::ExecSpec) -> Result<Child, crate::StartError>;
+    fn agent(&self, target: BorrowedFd<'_>, pid: i32, spec: crate::spec::AgentSpec) -> Result<Agent, crate::StartError>;
+}
+
+/// Starts the engine's agent in a container, see [`Child::agency`].
+pub struct Agency {
+    joiner: Arc<dyn Joiner>,
+    pidfd: Arc<OwnedFd>,
+    pid: i32,
+}
+
+impl fmt::Debug for Agency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agency").field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl Agency {
+    /// Starts an agent; [`Child::keep`] it. Blocks for a moment.
+    ///
+    /// # Errors
+    /// As for starting a container.
+    pub fn start(&self, spec: crate::spec::AgentSpec) -> Result<Agent, crate::StartError> {
+        self.joiner.agent(self.pidfd.as_fd(), self.pid, spec)
+    }
 }
 
 impl fmt::Debug for Child {
@@ -172,6 +200,7 @@ impl Child {
     }
 
     fn finish(&mut self, ended: Ended) -> Exit {
+        self.agents.clear();
         let tidied = self.aftermath.take().map(Aftermath::tidy).unwrap_or_default();
         let exit = match ended {
             Ended::Exited(code) => Exit::Code(code),
@@ -223,6 +252,21 @@ impl Child {
         }
     }
 
+    /// What starts the engine's agent in this container, also while the container is waited for.
+    ///
+    /// # Errors
+    /// When the runtime has no agents.
+    pub fn agency(&self) -> Result<Agency, crate::StartError> {
+        let joiner = self.joiner.clone();
+        let joiner = joiner.ok_or_else(|| crate::StartError::Spec("this runtime cannot have an agent in a running container".into()))?;
+        Ok(Agency { joiner, pidfd: Arc::clone(&self.pidfd), pid: self.pid })
+    }
+
+    /// Keeps an agent of this container until the container ends.
+    pub fn keep(&mut self, agent: Agent) {
+        self.agents.push(agent);
+    }
+
     /// The network namespace of the process.
     ///
     /// # Errors
@@ -250,11 +294,13 @@ impl Drop for Child {
             return;
         }
         if let Ok(Some(_)) = sys::process::try_wait(&*self.pidfd) {
+            self.agents.clear();
             self.aftermath.take().map(Aftermath::tidy);
             return;
         }
-        let (pidfd, aftermath) = (Arc::clone(&self.pidfd), self.aftermath.take());
+        let (pidfd, aftermath, agents) = (Arc::clone(&self.pidfd), self.aftermath.take(), std::mem::take(&mut self.agents));
         let reap = move || {
+            drop(agents);
             let _ = rustix::event::poll(&mut [PollFd::new(&*pidfd, PollFlags::IN)], None);
             let _ = sys::process::wait(&*pidfd);
             aftermath.map(Aftermath::tidy);

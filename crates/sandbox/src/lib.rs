@@ -4,6 +4,7 @@
 //! [`Runc`] one that lets another program do the work.
 //! An executable that uses it calls [`init::maybe_run`] first thing in `main`.
 
+pub mod agent;
 mod caps;
 mod child;
 pub mod dns;
@@ -21,7 +22,7 @@ pub mod spec;
 mod stubs;
 mod user;
 
-pub use child::{Child, Exit};
+pub use child::{Agency, Child, Exit};
 pub use error::StartError;
 pub use native::{Native, Options};
 pub use runc::Runc;

@@ -68,6 +68,17 @@ pub struct ExecSpec {
     pub privileged: bool,
 }
 
+/// The engine's agent in a container that is running, see [`crate::agent`].
+#[derive(Debug)]
+pub struct AgentSpec {
+    /// Whose identity it has.
+    pub user: UserSpec,
+    /// As [`Spec::privileged`]: no more than the container itself has.
+    pub privileged: bool,
+    /// Its only descriptor.
+    pub channel: OwnedFd,
+}
+
 /// A root filesystem.
 #[derive(Debug)]
 pub enum Root {

@@ -10,10 +10,11 @@ use rustix::fs::{CWD, OFlags};
 use super::{Process, Program, Shared, Streams, clone, dev, enter::Op, spawner::Pool};
 use crate::{
     Child, StartError,
+    agent::{self, Agent},
     child::{Joiner, Reaped},
     error::{Step as _, shown},
     program, rooted,
-    spec::ExecSpec,
+    spec::{AgentSpec, ExecSpec, Stdio},
     user,
 };
 
@@ -29,10 +30,17 @@ pub(super) struct Join {
     pub(super) privileged: bool,
 }
 
-impl Joiner for Join {
-    fn exec(&self, target: BorrowedFd<'_>, pid: i32, spec: ExecSpec) -> Result<Child, StartError> {
-        super::check_no_nul(&spec.argv, &spec.env, &spec.cwd)?;
-        if spec.privileged && !self.privileged {
+/// What it takes to get into a running container.
+struct Way {
+    pool: Arc<Pool>,
+    root: OwnedFd,
+    target: OwnedFd,
+    cgroup: Option<OwnedFd>,
+}
+
+impl Join {
+    fn way(&self, target: BorrowedFd<'_>, pid: i32, privileged: bool) -> Result<Way, StartError> {
+        if privileged && !self.privileged {
             return Err(StartError::Spec("a process cannot have more privileges than its container".into()));
         }
         let pool = self.pool.upgrade().ok_or_else(|| StartError::Spec("the runtime of this container is gone".into()))?;
@@ -42,6 +50,14 @@ impl Joiner for Join {
         // The number may have come to name another process; the descriptor cannot.
         sys::process::signal(target.as_fd(), 0).step(|| "reach the running container".into())?;
         let cgroup = self.cgroup.as_ref().map(OwnedFd::try_clone).transpose().step(|| "keep the control group".into())?;
+        Ok(Way { pool, root, target, cgroup })
+    }
+}
+
+impl Joiner for Join {
+    fn exec(&self, target: BorrowedFd<'_>, pid: i32, spec: ExecSpec) -> Result<Child, StartError> {
+        super::check_no_nul(&spec.argv, &spec.env, &spec.cwd)?;
+        let Way { pool, root, target, cgroup } = self.way(target, pid, spec.privileged)?;
         let (shared, privileged) = (Arc::clone(&self.shared), spec.privileged);
         let (pid, pidfd, terminal) = pool.run(move |spawner| {
             let identity = user::identify(root.as_fd(), &spec.user)?;
@@ -71,7 +87,35 @@ impl Joiner for Join {
         let pidfd = Arc::new(pidfd);
         // Unreaped, it would keep the container from ending.
         let reaped = Reaped::in_background(&pidfd).step(|| "start a thread".into())?;
-        Ok(Child { pid, pidfd, target: None, terminal, aftermath: None, ended: None, joiner: None, reaped: Some(reaped) })
+        Ok(Child { pid, pidfd, target: None, terminal, aftermath: None, ended: None, joiner: None, agents: Vec::new(), reaped: Some(reaped) })
+    }
+
+    fn agent(&self, target: BorrowedFd<'_>, pid: i32, spec: AgentSpec) -> Result<Agent, StartError> {
+        let Way { pool, root, target, cgroup } = self.way(target, pid, spec.privileged)?;
+        let (shared, init) = (Arc::clone(&self.shared), self.shared.init()?);
+        let pidfd = pool.run(move |spawner| {
+            let identity = user::identify(root.as_fd(), &spec.user)?;
+            let stdio = Stdio { stdin: Some(spec.channel), stdout: None, stderr: None, terminal: false };
+            let streams = Streams::new(stdio, &shared.null, None)?;
+            let mut ops = vec![Op::Join { fd: target.as_raw_fd(), kinds: libc::CLONE_NEWNS | libc::CLONE_NEWNET }];
+            let name = agent::NAME.to_bytes().to_vec();
+            let process = Process {
+                streams: streams.numbers(),
+                terminal: false,
+                status: None,
+                rlimits: Vec::new(),
+                cwd: b"/".to_vec(),
+                identity,
+                privileged: spec.privileged,
+                program: Program::Init { file: init.as_raw_fd(), argv: vec![name] },
+                env: Vec::new(),
+            };
+            process.ops(&shared, &mut ops)?;
+            let _flight = shared.flights.depart();
+            let (_, pidfd) = clone(spawner, 0, cgroup.as_ref().map(AsFd::as_fd), ops, "the agent")?;
+            Ok(pidfd)
+        })?;
+        Ok(Agent(pidfd))
     }
 }
 

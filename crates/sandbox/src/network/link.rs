@@ -71,6 +71,13 @@ pub(super) fn engine(subnet: Subnet) -> Batch {
     batch
 }
 
+/// Prepares a namespace that leads nowhere.
+pub(super) fn alone() -> Batch {
+    let mut batch = Batch::default();
+    link_up(&mut batch, LOOPBACK);
+    batch
+}
+
 /// Makes a pair of devices, one end in the engine's namespace as device number `index`, the other as `eth0` in the
 /// namespace of a container, and leads the container's address there.
 pub(super) fn pair(

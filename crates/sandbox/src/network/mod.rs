@@ -37,7 +37,7 @@ use tokio::{
 
 pub use self::{
     address::{Subnet, SubnetError},
-    namespace::{bind_udp_in, dial_in, listen_in, run_in},
+    namespace::{alone, bind_udp_in, dial_in, listen_in, run_in},
     tenants::SessionId,
 };
 use self::{

@@ -16,7 +16,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{Problem, Step, Why};
+use super::{Problem, Step, Why, link, netlink::Socket};
 
 /// Runs `work` on a fresh thread inside the namespace and returns its answer. Blocks the calling thread meanwhile.
 ///
@@ -36,6 +36,23 @@ pub fn run_in<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> 
         worker
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A new namespace that leads nowhere: it has a loopback device, and that is up.
+///
+/// # Errors
+/// [`Problem`] names the step that failed, for want of rights most likely.
+pub fn alone() -> Result<OwnedFd, Problem> {
+    let make = || {
+        sys::netns::unshare().why("make a network namespace")?;
+        let links = Socket::route().why("open a netlink socket")?;
+        links.apply(&link::alone()).why("bring the loopback device up")?;
+        sys::netns::current().why("open the network namespace")
+    };
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("alone".to_owned()).spawn_scoped(scope, make).why("start a thread")?;
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

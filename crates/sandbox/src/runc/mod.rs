@@ -154,6 +154,7 @@ impl Runc {
             aftermath: None,
             ended: None,
             joiner: None,
+            agents: Vec::new(),
             reaped: None,
         })
     }

@@ -3,6 +3,7 @@
 mod kit;
 mod probe;
 
+mod agent;
 mod basics;
 mod exec;
 mod hostile;
