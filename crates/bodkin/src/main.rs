@@ -1,4 +1,5 @@
-//! The executable: a client by default, the engine when asked, and the first process of containers when started as such.
+//! The executable: a client by default, the engine when asked, and in containers their first process and the engine's agent
+//! when started as such.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +10,9 @@ use cli::{EngineOptions, Outcome};
 fn main() -> ExitCode {
     // Started by the engine as a container's init, this does not return.
     sandbox::init::maybe_run();
+    if let Some(channel) = sandbox::agent::channel() {
+        return cli::agent::run(channel).into();
+    }
     match cli::run(std::env::args_os().collect()) {
         Outcome::Exit(code) => code.into(),
         Outcome::Engine(options) => {

@@ -19,7 +19,7 @@ pub(crate) type Stream = Box<dyn Duplex>;
 pub(crate) type Conn = BufReader<Stream>;
 
 /// Longest time a new connection may take to say what it is.
-const PREAMBLE_TIME: Duration = Duration::from_secs(10);
+pub(crate) const PREAMBLE_TIME: Duration = Duration::from_secs(10);
 
 /// Serves a connection on a task of its own.
 pub(crate) fn spawn(shared: Arc<Shared>, stream: Stream) {
@@ -55,7 +55,10 @@ async fn serve(shared: &Arc<Shared>, mut conn: Conn) {
         }
         Preamble::Control { session, client, .. } => session::serve(shared, conn, session, *client).await,
         Preamble::Http { session } => match shared.sessions.get(&session) {
-            Some(entry) => http::serve(conn, entry).await,
+            Some(entry) => tokio::select! {
+                () = entry.end.cancelled() => {}
+                () = http::serve(conn, entry.ctx.clone()) => {}
+            },
             None => http::gone(conn).await,
         },
         Preamble::Stream { session, stream } => {

@@ -4,30 +4,27 @@ use std::{convert::Infallible, sync::Arc};
 
 use base64::Engine as _;
 use bytes::Bytes;
+use engine::Ctx;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
 use hyper_util::rt::TokioIo;
 
-use crate::{conn::Conn, session::Entry};
+use crate::conn::Conn;
 
 /// Largest request body, in bytes.
 const BODY_MAX: usize = 64 << 20;
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves one connection until it closes or the session ends.
-pub(crate) async fn serve(conn: Conn, entry: Arc<Entry>) {
-    let end = entry.end.clone();
+/// Serves one connection, as one client, until it closes.
+pub(crate) async fn serve(conn: Conn, ctx: Ctx) {
+    let ctx = Arc::new(ctx);
     let service = service_fn(move |request| {
-        let entry = entry.clone();
-        async move { Ok::<_, Infallible>(answer(&entry, request).await) }
+        let ctx = ctx.clone();
+        async move { Ok::<_, Infallible>(answer(&ctx, request).await) }
     });
-    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(conn), service);
-    tokio::select! {
-        () = end.cancelled() => {}
-        // A client that hangs up in the middle is no news.
-        _ = serving => {}
-    }
+    // A client that hangs up in the middle is no news.
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(conn), service).await;
 }
 
 /// Answers a connection of a session that is gone.
@@ -38,8 +35,8 @@ pub(crate) async fn gone(conn: Conn) {
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(conn), service).await;
 }
 
-async fn answer(entry: &Entry, request: Request<Incoming>) -> Answer {
-    if !authorised(&request, &entry.ctx.client.info.token) {
+async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
+    if !authorised(&request, &ctx.client.info.token) {
         let mut refused = problem(StatusCode::UNAUTHORIZED, "wrong or missing session token");
         refused
             .headers_mut()
@@ -60,7 +57,7 @@ async fn answer(entry: &Entry, request: Request<Incoming>) -> Answer {
         Ok(q) => q,
         Err(e) => return problem(StatusCode::BAD_REQUEST, &format!("the request is not a GraphQL request: {e}")),
     };
-    let response = entry.ctx.session.solver.run(&entry.ctx, entry.ctx.client.view, query).await;
+    let response = ctx.session.solver.run(ctx, ctx.client.view, query).await;
     json(StatusCode::from_u16(response.status).unwrap_or(StatusCode::OK), response.body)
 }
 

@@ -6,6 +6,7 @@ mod conn;
 mod http;
 mod link;
 mod listen;
+mod nested;
 mod session;
 
 use std::{
@@ -104,7 +105,7 @@ fn try_run(options: Options) -> Result<(), RunError> {
     let config = engine::config::Config::read(&options.config)?;
     let result = runtime.block_on(async move {
         // The store's lock decides who is the engine; only then are sockets touched.
-        let engine = Engine::open(config, &options.state_dir)?;
+        let engine = Engine::open(config, &options.state_dir, Arc::new(nested::Api))?;
         raise_file_limit();
         // Ready before the first exec asks for it.
         let network = engine.networking.clone();

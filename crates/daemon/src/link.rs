@@ -51,6 +51,12 @@ impl Link {
         }
     }
 
+    /// Lets everyone know who still waits for the client that it is gone.
+    pub(crate) fn close(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     async fn request(&self, request: LinkRequest) -> Result<Box<dyn Io>, LinkError> {
         self.ask(self.next.fetch_add(1, Ordering::Relaxed), request).await
     }

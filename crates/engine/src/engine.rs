@@ -16,6 +16,7 @@ use crate::{
     Ctx,
     config::Config,
     flight::Flights,
+    nested::ApiServer,
     network::Networking,
     node::{Key, Outcome},
 };
@@ -44,6 +45,8 @@ pub struct Engine {
     pub run_dir: PathBuf,
     /// The network of execs.
     pub networking: Networking,
+    /// Serves the API inside containers.
+    pub api: Arc<dyn ApiServer>,
     blocking_slots: tokio::sync::Semaphore,
     volume_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -89,11 +92,11 @@ const CA_BUNDLES: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
 impl Engine {
-    /// Builds the world, top to bottom.
+    /// Builds the world, top to bottom. `api` serves the API inside containers.
     ///
     /// # Errors
     /// The part that could not be had.
-    pub fn open(config: Config, state_dir: &Path) -> Result<Arc<Self>, OpenError> {
+    pub fn open(config: Config, state_dir: &Path, api: Arc<dyn ApiServer>) -> Result<Arc<Self>, OpenError> {
         let store = Store::open(state_dir, store::Options::default())
             .map_err(|source| OpenError::Store { dir: state_dir.to_owned(), source })?;
         let run_dir = state_dir.join("run");
@@ -120,6 +123,7 @@ impl Engine {
             ca_bundle: CA_BUNDLES.iter().map(PathBuf::from).find(|p| p.is_file()),
             run_dir,
             networking,
+            api,
             blocking_slots: tokio::sync::Semaphore::new(BLOCKING_MAX),
             volume_locks: Mutex::default(),
             config,

@@ -12,6 +12,7 @@ mod file;
 pub mod flight;
 pub mod host;
 pub mod link;
+pub mod nested;
 pub mod network;
 pub mod node;
 pub mod platform;

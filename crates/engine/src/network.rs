@@ -29,6 +29,8 @@ pub struct Networking {
 #[derive(Debug)]
 pub struct ExecNetwork {
     lease: Option<Lease>,
+    /// Leads nowhere: what a process gets beside which the engine must listen although there is no network.
+    alone: Option<OwnedFd>,
     resolv_conf: Vec<u8>,
 }
 
@@ -62,7 +64,8 @@ impl Networking {
     pub async fn take(&self, session: &Session) -> Result<ExecNetwork, Error> {
         let domain = service::domain(&session.id);
         let Some(network) = self.get().await else {
-            return Ok(ExecNetwork { lease: None, resolv_conf: dns::ResolvConf::default().container(Ipv4Addr::LOCALHOST, &[domain]) });
+            let resolv_conf = dns::ResolvConf::default().container(Ipv4Addr::LOCALHOST, &[domain]);
+            return Ok(ExecNetwork { lease: None, alone: None, resolv_conf });
         };
         let id = *session.network.0.get_or_init(|| {
             let id = network.open_session();
@@ -74,7 +77,7 @@ impl Networking {
             id
         });
         let lease = network.take(id).await.map_err(|e| Error::from_chain(Class::Environment, &e))?;
-        Ok(ExecNetwork { lease: Some(lease), resolv_conf: network.dns().machine().container(network.gateway(), &[domain]) })
+        Ok(ExecNetwork { lease: Some(lease), alone: None, resolv_conf: network.dns().machine().container(network.gateway(), &[domain]) })
     }
 
     /// Makes names known to the session's containers, until the answer is dropped. `None` when the place has no address.
@@ -144,10 +147,10 @@ impl ExecNetwork {
     /// # Errors
     /// The namespace's descriptor cannot be duplicated.
     pub fn spec(&self) -> Result<Net, Error> {
-        match &self.lease {
+        match self.namespace().or(self.alone.as_ref()) {
             None => Ok(Net::None),
-            Some(lease) => {
-                let fd = lease.namespace.try_clone().map_err(|e| Error::environment(format!("cannot hand over a network namespace: {e}")))?;
+            Some(namespace) => {
+                let fd = namespace.try_clone().map_err(|e| Error::environment(format!("cannot hand over a network namespace: {e}")))?;
                 Ok(Net::Namespace(fd))
             }
         }
@@ -161,6 +164,20 @@ impl ExecNetwork {
     /// The namespace, to make sockets in.
     pub fn namespace(&self) -> Option<&OwnedFd> {
         self.lease.as_ref().map(|l| &l.namespace)
+    }
+
+    /// The namespace that the process will be in, to listen on its loopback.
+    ///
+    /// # Errors
+    /// There is no network, and a namespace that leads nowhere cannot be made either.
+    pub fn loopback(&mut self) -> Result<&OwnedFd, Error> {
+        if let Some(lease) = &self.lease {
+            return Ok(&lease.namespace);
+        }
+        match &mut self.alone {
+            Some(namespace) => Ok(namespace),
+            none => Ok(none.insert(sandbox::network::alone().map_err(|e| Error::from_chain(Class::Environment, &e))?)),
+        }
     }
 
     /// `/etc/hosts`: its own name and further ones for its own address, then names of others.

@@ -138,6 +138,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Its span, for what happens in it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// It wrote something.
     pub fn output(&self, stream: Stream, bytes: &[u8]) {
         for piece in bytes.chunks(LOG_PIECE) {

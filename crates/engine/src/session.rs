@@ -44,6 +44,8 @@ pub struct Client {
     pub view: View,
     /// Its machine.
     pub link: Arc<dyn ClientLink>,
+    /// For a process in a container: the client that asked for it.
+    patron: Option<Arc<Client>>,
 }
 
 /// Most failures remembered per session.
@@ -114,10 +116,29 @@ impl Session {
 impl Client {
     /// A client that sees the schema as its version asks.
     pub fn new(info: ClientInfo, link: Arc<dyn ClientLink>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let view = view_of(&info);
-        Self { key: NEXT.fetch_add(1, Ordering::Relaxed), info, view, link }
+        Self { key: next_key(), info, view, link, patron: None }
     }
+
+    /// A process in a container that was asked for by `patron`: its machine is the container.
+    pub fn in_container(info: ClientInfo, link: Arc<dyn ClientLink>, patron: &Arc<Client>) -> Self {
+        let view = view_of(&info);
+        Self { key: next_key(), info, view, link, patron: Some(patron.clone()) }
+    }
+
+    /// The client at the beginning: the user's own, whose credentials count.
+    pub fn user(self: &Arc<Self>) -> Arc<Self> {
+        let mut client = self;
+        while let Some(patron) = &client.patron {
+            client = patron;
+        }
+        client.clone()
+    }
+}
+
+fn next_key() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The schema view a client gets: `--version`, else the SDK's label, else ours. What is no version counts as the oldest that

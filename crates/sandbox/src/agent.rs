@@ -31,7 +31,7 @@ pub fn channel() -> Option<OwnedFd> {
 
 /// A running agent. Dropping it kills it and waits until nothing of it keeps the container's mounts.
 #[derive(Debug)]
-pub struct Agent(pub(crate) OwnedFd);
+pub(crate) struct Agent(pub(crate) OwnedFd);
 
 impl Drop for Agent {
     fn drop(&mut self) {

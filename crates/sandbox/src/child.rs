@@ -59,7 +59,7 @@ pub struct Child {
     pub(crate) ended: Option<Exit>,
     pub(crate) joiner: Option<Arc<dyn Joiner>>,
     /// Gone before the aftermath: they keep the container's mounts.
-    pub(crate) agents: Vec<Agent>,
+    pub(crate) agents: Arc<Agents>,
     /// Present when a thread of its own reaps the process.
     pub(crate) reaped: Option<Arc<Reaped>>,
 }
@@ -117,11 +117,30 @@ pub(crate) trait Joiner: Send + Sync {
     fn agent(&self, target: BorrowedFd<'_>, pid: i32, spec: crate::spec::AgentSpec) -> Result<Agent, crate::StartError>;
 }
 
-/// Starts the engine's agent in a container, see [`Child::agency`].
+/// The agents in a container.
+#[derive(Debug)]
+pub(crate) struct Agents(Mutex<Option<Vec<Agent>>>);
+
+impl Default for Agents {
+    fn default() -> Agents {
+        Agents(Mutex::new(Some(Vec::new())))
+    }
+}
+
+impl Agents {
+    /// Ends all, and lets no more be started.
+    fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Starts agents of the engine in a container, see [`Child::agency`].
+#[derive(Clone)]
 pub struct Agency {
     joiner: Arc<dyn Joiner>,
     pidfd: Arc<OwnedFd>,
     pid: i32,
+    agents: Arc<Agents>,
 }
 
 impl fmt::Debug for Agency {
@@ -131,12 +150,16 @@ impl fmt::Debug for Agency {
 }
 
 impl Agency {
-    /// Starts an agent; [`Child::keep`] it. Blocks for a moment.
+    /// Starts an agent, which ends with the container. Blocks for a moment.
     ///
     /// # Errors
-    /// As for starting a container.
-    pub fn start(&self, spec: crate::spec::AgentSpec) -> Result<Agent, crate::StartError> {
-        self.joiner.agent(self.pidfd.as_fd(), self.pid, spec)
+    /// As for starting a container; when the container has ended.
+    pub fn start(&self, spec: crate::spec::AgentSpec) -> Result<(), crate::StartError> {
+        // Held to the end: the container must not be tidied while an agent is on its way there.
+        let mut agents = self.agents.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let agents = agents.as_mut().ok_or_else(|| crate::StartError::Spec("the container has ended".into()))?;
+        agents.push(self.joiner.agent(self.pidfd.as_fd(), self.pid, spec)?);
+        Ok(())
     }
 }
 
@@ -200,7 +223,7 @@ impl Child {
     }
 
     fn finish(&mut self, ended: Ended) -> Exit {
-        self.agents.clear();
+        self.agents.close();
         let tidied = self.aftermath.take().map(Aftermath::tidy).unwrap_or_default();
         let exit = match ended {
             Ended::Exited(code) => Exit::Code(code),
@@ -252,19 +275,14 @@ impl Child {
         }
     }
 
-    /// What starts the engine's agent in this container, also while the container is waited for.
+    /// What starts agents of the engine in this container.
     ///
     /// # Errors
     /// When the runtime has no agents.
     pub fn agency(&self) -> Result<Agency, crate::StartError> {
         let joiner = self.joiner.clone();
         let joiner = joiner.ok_or_else(|| crate::StartError::Spec("this runtime cannot have an agent in a running container".into()))?;
-        Ok(Agency { joiner, pidfd: Arc::clone(&self.pidfd), pid: self.pid })
-    }
-
-    /// Keeps an agent of this container until the container ends.
-    pub fn keep(&mut self, agent: Agent) {
-        self.agents.push(agent);
+        Ok(Agency { joiner, pidfd: Arc::clone(&self.pidfd), pid: self.pid, agents: Arc::clone(&self.agents) })
     }
 
     /// The network namespace of the process.
@@ -294,13 +312,13 @@ impl Drop for Child {
             return;
         }
         if let Ok(Some(_)) = sys::process::try_wait(&*self.pidfd) {
-            self.agents.clear();
+            self.agents.close();
             self.aftermath.take().map(Aftermath::tidy);
             return;
         }
-        let (pidfd, aftermath, agents) = (Arc::clone(&self.pidfd), self.aftermath.take(), std::mem::take(&mut self.agents));
+        let (pidfd, aftermath, agents) = (Arc::clone(&self.pidfd), self.aftermath.take(), Arc::clone(&self.agents));
         let reap = move || {
-            drop(agents);
+            agents.close();
             let _ = rustix::event::poll(&mut [PollFd::new(&*pidfd, PollFlags::IN)], None);
             let _ = sys::process::wait(&*pidfd);
             aftermath.map(Aftermath::tidy);

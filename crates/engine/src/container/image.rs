@@ -67,7 +67,7 @@ impl Credentials for SessionCredentials {
 /// This session's way into registries.
 pub fn access(ctx: &Ctx) -> Arc<Access> {
     ctx.session.registry_access(|| {
-        let credentials = SessionCredentials { session: Arc::downgrade(&ctx.session), client: ctx.client.clone() };
+        let credentials = SessionCredentials { session: Arc::downgrade(&ctx.session), client: ctx.client.user() };
         ctx.engine.registry.access(Arc::new(credentials))
     })
 }

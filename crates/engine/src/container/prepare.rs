@@ -19,6 +19,7 @@ use tokio::io::AsyncReadExt;
 use crate::{
     Ctx,
     host::SocketProxy,
+    nested::Nesting,
     network::ExecNetwork,
     node::exec::{ExecPlan, PlannedSource, Sharing},
     scrub::Scrubber,
@@ -65,6 +66,8 @@ impl Masked {
 pub(crate) struct Place<'a> {
     /// Its namespace.
     pub(crate) network: &'a ExecNetwork,
+    /// Its session, when it has one.
+    pub(crate) nesting: Option<&'a Nesting>,
     /// Its own name, as `hostname` says.
     pub(crate) hostname: &'a str,
     /// Further names for its own address.
@@ -95,7 +98,7 @@ pub(crate) fn masked(ctx: &Ctx, plan: &ExecPlan) -> Result<Masked, Error> {
 }
 
 /// The environment, as `NAME=value`.
-fn environment(ctx: &Ctx, plan: &ExecPlan) -> Result<Vec<Vec<u8>>, Error> {
+fn environment(ctx: &Ctx, plan: &ExecPlan, nesting: Option<&Nesting>) -> Result<Vec<Vec<u8>>, Error> {
     let mut env: Vec<Vec<u8>> = Vec::with_capacity(plan.env.len() + 4);
     if !plan.env.iter().any(|(k, _)| k == "PATH") {
         env.push(format!("PATH={DEFAULT_PATH}").into_bytes());
@@ -112,6 +115,11 @@ fn environment(ctx: &Ctx, plan: &ExecPlan) -> Result<Vec<Vec<u8>>, Error> {
         if !plan.env.iter().any(|(name, _)| name == k) {
             env.push(format!("{k}={v}").into_bytes());
         }
+    }
+    for (name, value) in nesting.into_iter().flat_map(Nesting::env) {
+        // The container's own session, whatever its configuration says.
+        env.retain(|e| e.strip_prefix(name.as_bytes()).is_none_or(|rest| !rest.starts_with(b"=")));
+        env.push(format!("{name}={value}").into_bytes());
     }
     Ok(env)
 }
@@ -187,7 +195,7 @@ pub(crate) fn assemble(ctx: &Ctx, plan: &ExecPlan, (root, mounts): (spec::Root, 
         root,
         mounts,
         argv: plan.argv.iter().map(|a| a.clone().into_bytes()).collect(),
-        env: environment(ctx, plan)?,
+        env: environment(ctx, plan, place.nesting)?,
         cwd: plan.cwd.clone().into_bytes(),
         user: UserSpec { name: plan.user.clone() },
         hostname: place.hostname.to_owned(),

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     Ctx,
+    nested::Nesting,
     node::exec::{ExecPlan, ExecResult, PlannedSource},
     progress::{Step, Stream},
     scrub::Scrubber,
@@ -45,7 +46,11 @@ async fn run_step(
     bound: &service::Bound,
     step: &Step,
 ) -> Result<(Vec<Snapshot>, ExecResult), Error> {
-    let _slot = ctx.engine.exec_slots.acquire().await.map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?;
+    // A process that can ask for execs waits for them: it must not keep them from running.
+    let _slot = match plan.nesting {
+        true => None,
+        false => Some(ctx.engine.exec_slots.acquire().await.map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?),
+    };
     let masked = prepare::masked(ctx, plan)?;
     let fail = |message: &str| exec_error(plan, message, -1, b"", b"", &masked);
 
@@ -58,8 +63,9 @@ async fn run_step(
         }
     }
 
-    let network = ctx.engine.networking.take(&ctx.session).await?;
-    let place = Place { network: &network, hostname: HOSTNAME, own_names: &[], aliases: bound.aliases() };
+    let mut network = ctx.engine.networking.take(&ctx.session).await?;
+    let nesting = Nesting::start(&Ctx { span: step.id(), ..ctx.clone() }, plan, HOSTNAME, &mut network).await?;
+    let place = Place { network: &network, nesting: nesting.as_ref(), hostname: HOSTNAME, own_names: &[], aliases: bound.aliases() };
     let prepared = prepare::assemble(ctx, plan, mounts, &place).map_err(|e| fail(e.message()))?;
     let mut child = match prepare::start(ctx, prepared.spec).await? {
         Ok(child) => child,
@@ -74,6 +80,7 @@ async fn run_step(
         }
     };
 
+    let nesting = nesting.map(|n| n.attend(ctx, &child));
     let feed = prepare::feed_stdin(prepared.stdin, plan.stdin.clone());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let out = prepare::drain(prepared.stdout, masked.scrubber(), |b| keep(step, Stream::Stdout, b, &mut stdout));
@@ -83,6 +90,7 @@ async fn run_step(
     let exit = exit.map_err(|e| fail(&format!("cannot wait for the process: {}", graph::error::chain(&e))))?;
     let code = exit.code();
     drop(child);
+    drop(nesting);
     drop(network);
     for (name, path, bytes) in [("stdout", &plan.redirect_stdout, &stdout), ("stderr", &plan.redirect_stderr, &stderr)] {
         if let Some(path) = path {

@@ -54,10 +54,12 @@ pub(super) struct Uploaded {
 /// # Errors
 /// A path that is not there or no directory, a file that keeps changing, a client that is gone.
 pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error> {
+    // A machine without a name, such as a container, is never met again.
+    let lasting = !ctx.client.info.stable_id.is_empty();
     let fact = serde_json::to_string(&(&ctx.client.info.stable_id, &wanted.path, &wanted.include, &wanted.exclude))
         .map_err(|e| Error::internal(format!("cannot name an upload: {e}")))?;
     let store = ctx.engine.store.clone();
-    let old = store.facts().get(SPACE, &fact).and_then(|b| Index::decode(&b));
+    let old = lasting.then(|| store.facts().get(SPACE, &fact)).flatten().and_then(|b| Index::decode(&b));
     // The index is worth something only while its tree is there.
     let old = old.and_then(|index| {
         let snapshot = known(&store, &index.content_digest())?;
@@ -129,7 +131,9 @@ pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error
                     s
                 }
             };
-            store.facts().put(SPACE, &fact, &index.encode());
+            if lasting {
+                store.facts().put(SPACE, &fact, &index.encode());
+            }
             Ok(snapshot)
         })
         .await?;

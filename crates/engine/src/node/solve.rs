@@ -78,11 +78,11 @@ impl Ctx {
         Some(Arc::new(done))
     }
 
-    /// By what askers find each other. An exec that reaches services is never shared between sessions: the services are one
-    /// session's, and end with it.
+    /// By what askers find each other. An exec that reaches services, or the session itself, is never shared between sessions:
+    /// these end with it.
     fn flight_key(&self, node: &Node) -> Key {
         match &node.op {
-            Op::Exec(plan) if !plan.services.is_empty() => KeyHasher::new("in session").bytes(&node.key.0).str(&self.session.id).finish(),
+            Op::Exec(plan) if !plan.services.is_empty() || plan.nesting => KeyHasher::new("in session").bytes(&node.key.0).str(&self.session.id).finish(),
             _ => node.key,
         }
     }

@@ -26,6 +26,7 @@ use crate::{
         Port,
         prepare::{self, Held, Masked, Place, Prepared},
     },
+    nested::Nesting,
     network::{ExecNetwork, Named},
     node::{Output, exec::ExecPlan},
     progress::{Step, Stream},
@@ -63,6 +64,7 @@ struct Begun {
     commands: Commands,
     network: ExecNetwork,
     fqdn: String,
+    _nesting: Option<Nesting>,
     _named: Option<Named>,
     _bound: Bound,
     _held: Held,
@@ -189,21 +191,23 @@ async fn begin(ctx: &Ctx, service: &Service, plan: &ExecPlan, inputs: &[Option<O
     let masked = prepare::masked(ctx, plan)?;
     let mut held = Held::default();
     let mounts = prepare::mounts(ctx, plan, &inputs, &mut held).await?;
-    let network = ctx.engine.networking.take(&ctx.session).await?;
+    let mut network = ctx.engine.networking.take(&ctx.session).await?;
     let short = service.hostname.to_string();
     let fqdn = format!("{short}.{}", domain(&ctx.session.id));
     // Known from now on, not from when it is ready: services may need each other to become so.
     let named = ctx.engine.networking.name(&network, &[&fqdn, &short]).await?;
     let (hostname, own_names) = if fqdn.len() <= HOSTNAME_MAX { (&fqdn, &short) } else { (&short, &fqdn) };
-    let place = Place { network: &network, hostname, own_names: std::slice::from_ref(own_names), aliases: bound.aliases() };
+    let nesting = Nesting::start(ctx, plan, hostname, &mut network).await?;
+    let place = Place { network: &network, nesting: nesting.as_ref(), hostname, own_names: std::slice::from_ref(own_names), aliases: bound.aliases() };
     let Prepared { spec, stdin, stdout, stderr } = prepare::assemble(ctx, plan, mounts, &place)?;
     let commands = Commands { env: spec.env.clone(), cwd: spec.cwd.clone(), user: spec.user.clone(), privileged: spec.privileged };
     let child = prepare::start(ctx, spec).await?.map_err(|e| {
         let why = prepare::unknown_program(plan, &e).map_or_else(|| graph::error::chain(&e), |(said, code)| format!("exit code: {code}: {said}"));
         Error::user(masked.scrubber().text(&format!("exited: {why}")))
     })?;
+    let nesting = nesting.map(|n| n.attend(ctx, &child));
     let prepared = Streams { stdin, stdout, stderr };
-    Ok(Begun { child, prepared, masked, commands, network, fqdn, _named: named, _bound: bound, _held: held })
+    Ok(Begun { child, prepared, masked, commands, network, fqdn, _nesting: nesting, _named: named, _bound: bound, _held: held })
 }
 
 /// Watches over the process until it has ended.

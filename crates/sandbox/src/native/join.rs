@@ -87,7 +87,7 @@ impl Joiner for Join {
         let pidfd = Arc::new(pidfd);
         // Unreaped, it would keep the container from ending.
         let reaped = Reaped::in_background(&pidfd).step(|| "start a thread".into())?;
-        Ok(Child { pid, pidfd, target: None, terminal, aftermath: None, ended: None, joiner: None, agents: Vec::new(), reaped: Some(reaped) })
+        Ok(Child { pid, pidfd, target: None, terminal, aftermath: None, ended: None, joiner: None, agents: Arc::default(), reaped: Some(reaped) })
     }
 
     fn agent(&self, target: BorrowedFd<'_>, pid: i32, spec: AgentSpec) -> Result<Agent, StartError> {

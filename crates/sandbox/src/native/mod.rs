@@ -271,7 +271,7 @@ impl Start {
         let _flight = shared.flights.depart();
         let (pid, pidfd) = clone(spawner, flags, after.cgroup.directory(), ops, &name)?;
         drop(streams);
-        let child = Child { pid, pidfd: Arc::new(pidfd), target: None, terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, agents: Vec::new(), reaped: None };
+        let child = Child { pid, pidfd: Arc::new(pidfd), target: None, terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, agents: Arc::default(), reaped: None };
         finish(child, status, shared.start_limit, &name)
     }
 }

@@ -154,7 +154,7 @@ impl Runc {
             aftermath: None,
             ended: None,
             joiner: None,
-            agents: Vec::new(),
+            agents: Arc::default(),
             reaped: None,
         })
     }

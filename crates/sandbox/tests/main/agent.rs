@@ -21,15 +21,14 @@ struct Line {
 }
 
 impl Line {
-    fn open(child: &mut Child, user: &str, privileged: bool) -> Result<Line, StartError> {
+    fn open(child: &Child, user: &str, privileged: bool) -> Result<Line, StartError> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let user = UserSpec { name: user.into() };
-        let agent = child.agency()?.start(AgentSpec {
+        child.agency()?.start(AgentSpec {
             user,
             privileged,
             channel: theirs.into(),
         })?;
-        child.keep(agent);
         let mut line = Line {
             channel: BufReader::new(ours),
             pid: 0,
@@ -113,7 +112,7 @@ fn root_an_agent_is_in_the_container_but_not_among_its_processes() {
         )
         .unwrap();
         let (mut child, _out, _stdin) = waiting(&image, user, privileged);
-        let mut agent = Line::open(&mut child, user, privileged).unwrap();
+        let mut agent = Line::open(&child, user, privileged).unwrap();
         let first = child.pid() as u32;
         assert_eq!(agent.ask("read /tmp/f"), "secret");
         assert_eq!(
@@ -163,7 +162,7 @@ fn root_a_container_neither_sees_nor_kills_an_agent() {
     let (mut child, out) = start(native(), spec).unwrap();
     let mut out = BufReader::new(out).lines();
     assert_eq!(out.next().unwrap().unwrap(), "there");
-    let mut agent = Line::open(&mut child, "", false).unwrap();
+    let mut agent = Line::open(&child, "", false).unwrap();
     writeln!(&stdin, "go").unwrap();
     // The init, the shell, `ls` and `grep`.
     assert_eq!(out.next().unwrap().unwrap(), "4");
@@ -187,7 +186,7 @@ fn root_an_agent_ends_with_its_container_before_anything_is_tidied() {
     }
     let image = Image::new();
     let (mut child, mut out, stdin) = waiting(&image, "", false);
-    let agent = Line::open(&mut child, "", false).unwrap();
+    let agent = Line::open(&child, "", false).unwrap();
     assert!(agent.is_there());
     drop(stdin);
     child.wait_blocking().unwrap();
@@ -198,47 +197,28 @@ fn root_an_agent_ends_with_its_container_before_anything_is_tidied() {
     assert_eq!(image.changes(), ["tmp/", "tmp/f"]);
 
     let (mut child, _out, _stdin) = waiting(&image, "", false);
-    let mut agent = Line::open(&mut child, "", false).unwrap();
+    let mut agent = Line::open(&child, "", false).unwrap();
     drop(child);
     // Its end of the channel closes when it is gone.
     assert_eq!(agent.channel.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]
-fn root_an_agent_that_nobody_keeps_ends() {
+fn root_there_is_no_agent_with_more_rights_than_the_container_or_after_its_end() {
     if !able() {
         return;
     }
     let image = Image::new();
     let (mut child, _out, _stdin) = waiting(&image, "", false);
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
     let agency = child.agency().unwrap();
-    let agent = agency
-        .start(AgentSpec {
-            user: UserSpec::default(),
-            privileged: false,
-            channel: theirs.into(),
-        })
-        .unwrap();
-    drop(agent);
-    assert_eq!(ours.read(&mut [0]).unwrap(), 0);
-    let (_, theirs) = UnixStream::pair().unwrap();
-    let refused = agency
-        .start(AgentSpec {
-            user: UserSpec::default(),
-            privileged: true,
-            channel: theirs.into(),
-        })
-        .unwrap_err();
-    assert!(refused.to_string().contains("more privileges"), "{refused}");
+    let start = |privileged| {
+        let user = UserSpec::default();
+        let channel = UnixStream::pair().unwrap().1.into();
+        agency.start(AgentSpec { user, privileged, channel }).map_err(|e| e.to_string())
+    };
+    start(false).unwrap();
+    assert!(start(true).unwrap_err().contains("more privileges"));
     child.kill().unwrap();
     child.wait_blocking().unwrap();
-    let (_, theirs) = UnixStream::pair().unwrap();
-    agency
-        .start(AgentSpec {
-            user: UserSpec::default(),
-            privileged: false,
-            channel: theirs.into(),
-        })
-        .unwrap_err();
+    assert!(start(false).unwrap_err().contains("the container has ended"));
 }
