@@ -237,3 +237,189 @@ fn receive(channel: &UnixStream) -> io::Result<Received> {
         (_, None) => Received::Nothing,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::IoSlice, os::fd::AsFd, path::PathBuf};
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use wire::{ClientInfo, LinkError, LinkRequest, Status, link::read_status};
+
+    use super::*;
+
+    /// The container's side of a channel.
+    struct Agent(UnixStream);
+
+    impl Agent {
+        fn new(remote: oneshot::Sender<std::os::unix::net::UnixStream>) -> Self {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            remote.send(ours).unwrap();
+            theirs.set_nonblocking(true).unwrap();
+            Self(UnixStream::from_std(theirs).unwrap())
+        }
+
+        /// Sends a byte, and descriptors with it.
+        fn send(&self, ends: &[UnixStream]) {
+            let fds: Vec<_> = ends.iter().map(AsFd::as_fd).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() {
+                assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+            }
+            sendmsg(
+                &self.0,
+                &[IoSlice::new(&[0])],
+                &mut control,
+                SendFlags::empty(),
+            )
+            .unwrap();
+        }
+
+        async fn connect(&self, preamble: &Preamble) -> BufReader<UnixStream> {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            self.send(&[theirs]);
+            line::write_async(&mut ours, preamble).await.unwrap();
+            BufReader::new(ours)
+        }
+
+        async fn control(&self) -> BufReader<UnixStream> {
+            let client = Box::new(ClientInfo::default());
+            let preamble = Preamble::Control {
+                version: wire::PROTOCOL,
+                session: None,
+                client,
+            };
+            let mut control = self.connect(&preamble).await;
+            let welcome: Welcome = line::read_async(&mut control, line::MAX_LINE)
+                .await
+                .unwrap()
+                .unwrap();
+            assert!(matches!(welcome, Welcome::Ok { .. }));
+            control
+        }
+    }
+
+    fn dial() -> LinkRequest {
+        LinkRequest::Dial {
+            network: wire::link::Network::Unix,
+            addr: "/s".into(),
+        }
+    }
+
+    async fn asked(control: &mut BufReader<UnixStream>) -> (u64, LinkRequest) {
+        match line::read_async(control, line::MAX_LINE)
+            .await
+            .unwrap()
+            .unwrap()
+        {
+            ToClient::Open { stream, request } => (stream, request),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_wanted_when_something_is_asked_and_answers_over_connections_it_hands_over()
+    {
+        let Remote {
+            link,
+            mut wanted,
+            agent,
+        } = Api.remote();
+        tokio::task::yield_now().await;
+        assert!(wanted.try_recv().is_err());
+        let engine = tokio::spawn(async move {
+            let mut answer = link.open(dial()).await.unwrap();
+            read_status::<()>(&mut answer).await.unwrap();
+            let mut said = String::new();
+            answer.read_to_string(&mut said).await.unwrap();
+            (said, link)
+        });
+        wanted.await.unwrap();
+        let agent = Agent::new(agent);
+        // What carries no connection does no harm.
+        agent.send(&[]);
+        let mut control = agent.control().await;
+        let (stream, request) = asked(&mut control).await;
+        assert_eq!(request, dial());
+        drop(
+            agent
+                .connect(&Preamble::Http {
+                    session: String::new(),
+                })
+                .await,
+        );
+        let mut answer = agent
+            .connect(&Preamble::Stream {
+                session: "any".into(),
+                stream,
+            })
+            .await;
+        line::write_async(&mut answer, &Status::Ok(()))
+            .await
+            .unwrap();
+        answer.write_all(b"hello").await.unwrap();
+        drop(answer);
+        let (said, link) = engine.await.unwrap();
+        assert_eq!(said, "hello");
+
+        // Whoever waits when the agent ends hears of it.
+        let waiting = tokio::spawn(async move { (link.open(dial()).await.err(), link) });
+        asked(&mut control).await;
+        drop((agent, control));
+        let (error, link) = waiting.await.unwrap();
+        assert_eq!(error, Some(gone()));
+        assert_eq!(link.open(dial()).await.err(), Some(gone()));
+    }
+
+    fn gone() -> LinkError {
+        LinkError::new(wire::LinkErrorKind::Io, "the client is gone")
+    }
+
+    #[tokio::test]
+    async fn without_an_agent_requests_fail_at_once() {
+        let Remote {
+            link,
+            wanted,
+            agent,
+        } = Api.remote();
+        let engine = tokio::spawn(async move { link.open(dial()).await.err() });
+        wanted.await.unwrap();
+        drop(agent);
+        assert_eq!(engine.await.unwrap(), Some(gone()));
+
+        let Remote {
+            link,
+            wanted: _,
+            agent,
+        } = Api.remote();
+        drop(agent);
+        assert_eq!(
+            link.open(LinkRequest::Stat {
+                path: PathBuf::from("/").into(),
+                follow: true
+            })
+            .await
+            .err(),
+            Some(gone())
+        );
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_begin_with_its_control_connection_is_none() {
+        let Remote {
+            link,
+            wanted,
+            agent,
+        } = Api.remote();
+        let engine = tokio::spawn(async move { link.open(dial()).await.err() });
+        wanted.await.unwrap();
+        let agent = Agent::new(agent);
+        let _stream = agent
+            .connect(&Preamble::Stream {
+                session: String::new(),
+                stream: 1,
+            })
+            .await;
+        assert_eq!(engine.await.unwrap(), Some(gone()));
+    }
+}
