@@ -140,6 +140,10 @@ pub(crate) async fn serve(shared: &Arc<Shared>, mut conn: Conn, wished: Option<S
         shared.sessions.remove(&id);
     }
     entry.gone.cancel();
+    drop(entry);
+    if shared.sessions.count() == 0 {
+        tokio::task::spawn_blocking(sys::process::release_memory);
+    }
 }
 
 /// Reads until the client says it closes (true) or is gone (false).

@@ -109,3 +109,13 @@ pub fn limits(resource: u32) -> io::Result<(u64, u64)> {
     let ret = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<u64>(), limit.as_mut_ptr()) };
     if ret == 0 { Ok((limit[0], limit[1])) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Gives memory that the allocator keeps for later back to the system. Takes some milliseconds: for quiet moments.
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `malloc_trim` takes no pointers and locks the allocator itself.
+    #[expect(unsafe_code, reason = "the allocator has no safe interface for this")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
