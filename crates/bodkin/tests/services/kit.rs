@@ -1,0 +1,242 @@
+//! An engine of a test's own, sessions with it as clients have them, and a look at what is left on the machine.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpStream},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// Where the images are: `cargo xtask env` puts a registry there.
+const REGISTRY: &str = "127.0.0.1:5055";
+/// Longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An engine with a store of its own, started by the first session.
+pub(crate) struct Lab {
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    /// `None` where such tests cannot run: without root, or without the images.
+    pub(crate) fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: containers need root here");
+            return None;
+        }
+        if TcpStream::connect(REGISTRY).is_err() {
+            eprintln!("skipped: no images at {REGISTRY}; `cargo xtask env` puts them there");
+            return None;
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = json!({ "registries": { "docker.io": { "mirrors": [REGISTRY] }, REGISTRY: { "http": true } } });
+        std::fs::write(dir.path().join("engine.json"), config.to_string()).expect("a configuration");
+        Some(Self { dir })
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bodkin"));
+        let at = |name: &str| self.dir.path().join(name);
+        command.args(args).env("BODKIN_STATE_DIR", at("state")).env("BODKIN_SOCKET", at("sock")).env("BODKIN_CONFIG", at("engine.json"));
+        command.env_remove("DAGGER_SESSION_PORT").current_dir(self.dir.path());
+        command
+    }
+
+    pub(crate) fn session(&self) -> Session {
+        self.session_of("v0.14.0")
+    }
+
+    /// A session of a client of that version.
+    pub(crate) fn session_of(&self, version: &str) -> Session {
+        let mut command = self.command(&["session", "--version", version]);
+        let log = std::fs::File::create(self.dir.path().join("session.log")).expect("a log");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().expect("a session");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let hello: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}: {}", self.log()));
+        let port = hello["port"].as_u64().and_then(|p| u16::try_from(p).ok()).expect("a port");
+        let token = hello["session_token"].as_str().expect("a token").to_owned();
+        Session { stdin: child.stdin.take(), child, port, token }
+    }
+
+    /// What the last session and the engine said.
+    pub(crate) fn log(&self) -> String {
+        let read = |name: &str| std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+        read("session.log") + &read("state/engine.log")
+    }
+
+    /// The engine's process.
+    pub(crate) fn engine(&self) -> Option<i32> {
+        let wanted = self.dir.path().join("state");
+        processes().into_iter().find(|p| p.env.contains(&format!("BODKIN_STATE_DIR={}", wanted.display())) && p.cmdline.contains("engine")).map(|p| p.pid)
+    }
+
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.command(&["engine", "stop"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+/// A session as a client library has it.
+pub(crate) struct Session {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    port: u16,
+    token: String,
+}
+
+impl Session {
+    /// The whole answer.
+    pub(crate) fn ask(&self, query: &str) -> Value {
+        let body = json!({ "query": closed(query) }).to_string();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the session listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let auth = base64(format!("{}:", self.token).as_bytes());
+        write!(
+            stream,
+            "POST /query HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {auth}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("the session reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap_or_else(|e| panic!("no answer to {query}: {e}"));
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer}"));
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"))
+    }
+
+    /// The only leaf of an answer that must be without errors.
+    pub(crate) fn get(&self, query: &str) -> Value {
+        let answer = self.ask(query);
+        assert!(answer["errors"].is_null(), "{query}\n{answer:#}");
+        leaf(answer["data"].clone())
+    }
+
+    /// The same as text.
+    pub(crate) fn text(&self, query: &str) -> String {
+        self.get(query).as_str().unwrap_or_else(|| panic!("no text: {query}")).to_owned()
+    }
+
+    /// The first error's message of an answer that must have one.
+    pub(crate) fn error(&self, query: &str) -> String {
+        let answer = self.ask(query);
+        answer["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("no error: {query}\n{answer:#}")).to_owned()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends in order, as a client library does.
+    pub(crate) fn close(mut self) {
+        drop(self.stdin.take());
+        let status = self.child.wait().expect("the session ends");
+        assert!(status.success(), "{status}");
+    }
+
+    /// As when its machine fails.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// A query with the closing braces that it lacks.
+fn closed(query: &str) -> String {
+    let (mut open, mut text, mut escaped) = (0_usize, false, false);
+    for c in query.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if text => escaped = true,
+            '"' => text = !text,
+            '{' if !text => open += 1,
+            '}' if !text => open -= 1,
+            _ => {}
+        }
+    }
+    query.to_owned() + &"}".repeat(open)
+}
+
+fn leaf(mut value: Value) -> Value {
+    while let Value::Object(map) = &value {
+        if map.len() != 1 {
+            break;
+        }
+        value = map.values().next().cloned().unwrap_or_default();
+    }
+    value
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |b, c| b << 8 | u32::from(*c)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            out.push(if i <= chunk.len() { char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63]) } else { '=' });
+        }
+    }
+    out
+}
+
+/// A process of the machine.
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) cmdline: String,
+    pub(crate) env: String,
+}
+
+/// All processes that can be looked at.
+pub(crate) fn processes() -> Vec<Process> {
+    let read = |pid: i32, what: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default()).replace('\0', " ");
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.map(|pid| Process { pid, cmdline: read(pid, "cmdline"), env: read(pid, "environ") }).collect()
+}
+
+/// Containers whose program's command line holds this.
+pub(crate) fn running(mark: &str) -> usize {
+    processes().iter().filter(|p| p.cmdline.contains(mark) && !p.cmdline.starts_with("/.init") && !p.cmdline.contains("bodkin")).count()
+}
+
+/// Waits until it is so; how long it took.
+pub(crate) fn until(what: &str, limit: Duration, is_so: impl Fn() -> bool) -> Duration {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    began.elapsed()
+}
+
+/// An HTTP/1.0 request, read to the end of the connection.
+pub(crate) fn fetch(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let _ = stream.shutdown(Shutdown::Both);
+    Ok(answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+}
+
+/// A text of GraphQL.
+pub(crate) fn quoted(text: &str) -> String {
+    Value::String(text.to_owned()).to_string()
+}
+
+/// The arguments of a command as GraphQL has them.
+pub(crate) fn args(command: &[&str]) -> String {
+    format!("[{}]", command.iter().map(|a| quoted(a)).collect::<Vec<_>>().join(","))
+}

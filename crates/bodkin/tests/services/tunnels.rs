@@ -1,0 +1,121 @@
+//! Between this machine and containers.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+};
+
+use crate::kit::{Lab, PATIENCE, Session, args, quoted};
+
+/// A tunnel to port 7000 of a service that is a Python program; its address.
+fn tunnel(s: &Session, program: &str) -> String {
+    let id = s.text(&format!(
+        "{{container{{from(address:\"python:3.12-slim\"){{withExposedPort(port:7000){{withExec(args:{}){{asService{{id",
+        args(&["python3", "-c", program])
+    ));
+    let tunnel = s.text(&format!("{{host{{tunnel(service:{}){{id", quoted(&id)));
+    s.get(&format!("{{loadServiceFromID(id:{}){{start}}}}", quoted(&tunnel)));
+    s.text(&format!("{{loadServiceFromID(id:{}){{endpoint}}}}", quoted(&tunnel)))
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the tunnel listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream
+}
+
+#[test]
+fn root_both_sides_hear_of_the_others_end() {
+    let Some(lab) = Lab::new() else { return };
+    let s = lab.session();
+    // Answers with the sum of all it got once the other side has finished, then goes on for a while.
+    let address = tunnel(
+        &s,
+        "import socket\nl=socket.create_server(('0.0.0.0',7000))\nwhile True:\n c,_=l.accept()\n n=0\n while (b:=c.recv(65536)): n+=len(b)\n if n: c.sendall(str(n).encode())\n c.close()",
+    );
+    let mut client = connect(&address);
+    client.write_all(&vec![7; 300_000]).expect("it reads");
+    client.shutdown(Shutdown::Write).expect("a half-close");
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("the server's close arrives");
+    assert_eq!(said, "300000");
+
+    // The server closes first.
+    let address = tunnel(&s, "import socket\nl=socket.create_server(('0.0.0.0',7000))\nwhile True:\n c,_=l.accept()\n try: c.sendall(b'bye')\n except OSError: pass\n c.close()");
+    let mut said = String::new();
+    connect(&address).read_to_string(&mut said).expect("the server's close arrives");
+    assert_eq!(said, "bye");
+    s.close();
+}
+
+#[test]
+fn root_much_data_arrives_whole() {
+    let Some(lab) = Lab::new() else { return };
+    let s = lab.session();
+    let address = tunnel(
+        &s,
+        "import socket,threading\nl=socket.create_server(('0.0.0.0',7000))\ndef serve(c):\n while (b:=c.recv(65536)): c.sendall(b)\n c.close()\nwhile True: threading.Thread(target=serve,args=(l.accept()[0],),daemon=True).start()",
+    );
+    let data: Vec<u8> = (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = connect(&address);
+                let mut back = client.try_clone().expect("a handle");
+                let sender = scope.spawn({
+                    let data = &data;
+                    move || {
+                        client.write_all(data).expect("it reads");
+                        client.shutdown(Shutdown::Write).expect("a half-close");
+                    }
+                });
+                let mut got = Vec::new();
+                back.read_to_end(&mut got).expect("an end");
+                sender.join().expect("sent");
+                assert!(got == data, "{} of {} bytes, or others", got.len(), data.len());
+            });
+        }
+    });
+    s.close();
+}
+
+#[test]
+fn root_a_port_in_use_is_an_error_that_says_so() {
+    let Some(lab) = Lab::new() else { return };
+    let s = lab.session();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let id = s.text(&format!(
+        "{{container{{from(address:\"alpine:3.20.2\"){{withExposedPort(port:80,experimentalSkipHealthcheck:true){{withExec(args:{}){{asService{{id",
+        args(&["sleep", "100"])
+    ));
+    let tunnel = s.text(&format!("{{host{{tunnel(service:{},ports:[{{backend:80,frontend:{port}}}]){{id", quoted(&id)));
+    let e = s.error(&format!("{{loadServiceFromID(id:{}){{start}}}}", quoted(&tunnel)));
+    assert!(e.contains("host to container: listen tcp") && e.contains("address already in use"), "{e}");
+    s.close();
+}
+
+#[test]
+fn root_containers_reach_this_machine_through_a_host_service() {
+    let Some(lab) = Lab::new() else { return };
+    let s = lab.session();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let server = thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("a connection");
+        let mut got = String::new();
+        peer.read_to_string(&mut got).expect("a half-close arrives");
+        write!(peer, "got {got}").expect("it reads");
+    });
+    let host = s.text(&format!("{{host{{service(ports:[{{frontend:7001,backend:{port}}}]){{id"));
+    let program = "import socket; c=socket.create_connection(('host',7001)); c.sendall(b'hello'); c.shutdown(socket.SHUT_WR); print(c.recv(100).decode())";
+    let said = s.text(&format!(
+        "{{container{{from(address:\"python:3.12-slim\"){{withServiceBinding(alias:\"host\",service:{}){{withExec(args:{}){{stdout",
+        quoted(&host),
+        args(&["python3", "-c", program])
+    ));
+    assert_eq!(said.trim(), "got hello");
+    server.join().expect("served");
+    s.close();
+}
