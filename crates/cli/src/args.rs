@@ -92,26 +92,24 @@ pub enum Command {
     #[command(disable_help_flag = true, hide = true)]
     Call(Later),
     /// Call core functions
-    #[command(disable_help_flag = true, hide = true)]
-    Core(Later),
+    #[command(disable_help_flag = true)]
+    Core(Words),
     /// List a module's functions
     #[command(disable_help_flag = true, hide = true)]
     Functions(Later),
     /// Show a module's configuration
-    #[command(disable_help_flag = true, hide = true)]
-    Config(Later),
+    Config(Config),
     /// Make a module
-    #[command(disable_help_flag = true, hide = true)]
-    Init(Later),
+    Init(Init),
     /// Add a dependency to a module
-    #[command(disable_help_flag = true, hide = true, alias = "use")]
-    Install(Later),
+    #[command(alias = "use")]
+    Install(Install),
     /// Update a module's generated files
     #[command(disable_help_flag = true, hide = true)]
     Develop(Later),
     /// Serve a session's API
-    #[command(disable_help_flag = true, hide = true)]
-    Listen(Later),
+    #[command(hide = true, alias = "l")]
+    Listen(Listen),
     /// Dagger Cloud
     #[command(disable_help_flag = true, hide = true)]
     Login(Later),
@@ -208,6 +206,81 @@ pub struct Version {
     pub check: bool,
 }
 
+/// A command whose words are understood later: its functions are those of the API.
+#[derive(Debug, Args)]
+pub struct Words {
+    /// Functions and their flags
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "FUNCTION"
+    )]
+    pub words: Vec<OsString>,
+}
+
+/// `config`.
+#[derive(Debug, Args)]
+pub struct Config {
+    /// Print the configuration file as it is
+    #[arg(long)]
+    pub json: bool,
+    /// The module
+    #[arg(short, long, value_name = "PATH")]
+    pub r#mod: Option<String>,
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where; the working directory when left out
+    pub path: Option<PathBuf>,
+    /// The language to write functions in
+    #[arg(long, value_name = "SDK")]
+    pub sdk: Option<String>,
+    /// The module's name; that of its directory when left out
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The directory of the code, below the module's
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// The license of the generated code; there is none without --sdk
+    #[arg(long, value_name = "SPDX")]
+    pub license: Option<String>,
+    /// Keep files that are there
+    #[arg(long, hide = true)]
+    pub merge: bool,
+}
+
+/// `install`.
+#[derive(Debug, Args)]
+pub struct Install {
+    /// What to depend on: a module's directory
+    pub module: String,
+    /// The name to use it under; its own when left out
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// The module that depends on it
+    #[arg(short, long, value_name = "PATH")]
+    pub r#mod: Option<String>,
+}
+
+/// `listen`.
+#[derive(Debug, Args)]
+pub struct Listen {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: String,
+    /// Keep the API away from this machine's files
+    #[arg(long)]
+    pub disable_host_read_write: bool,
+    /// Let web pages ask
+    #[arg(long)]
+    pub allow_cors: bool,
+    /// The module to load
+    #[arg(short, long, value_name = "REF", hide = true)]
+    pub r#mod: Option<String>,
+}
+
 /// A command that does not exist yet.
 #[derive(Debug, Args)]
 pub struct Later {
@@ -268,7 +341,7 @@ pub enum Stop {
 /// # Errors
 /// Help, or a mistake.
 pub fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
-    Cli::try_parse_from(tolerate(argv)).map_err(|e| {
+    Cli::try_parse_from(tolerate(hoist(argv))).map_err(|e| {
         let of = |kind| e.get(kind).map(ToString::to_string);
         match e.kind() {
             ErrorKind::DisplayHelp => Stop::Help(e.render().to_string()),
@@ -305,6 +378,68 @@ pub fn parse(argv: Vec<OsString>) -> Result<Cli, Stop> {
     })
 }
 
+/// The flags of every command, and of these: names with dashes, and whether a value follows.
+pub fn known(commands: &[&str]) -> Vec<(String, bool)> {
+    let mut command = Cli::command();
+    command.build();
+    command
+        .get_arguments()
+        .chain(
+            commands
+                .iter()
+                .filter_map(|name| command.find_subcommand(name))
+                .flat_map(clap::Command::get_arguments),
+        )
+        .flat_map(|a| {
+            let takes = a.get_action().takes_values();
+            let long = a.get_long().map(|l| format!("--{l}"));
+            let short = a.get_short().map(|s| format!("-{s}"));
+            long.into_iter().chain(short).map(move |name| (name, takes))
+        })
+        .collect()
+}
+
+/// Copies the flags of every command that stand behind `core` before it: what follows it is understood when the API is
+/// known, and how to show progress must be known before.
+pub fn hoist(argv: Vec<OsString>) -> Vec<OsString> {
+    let mut known = known(&[]);
+    known.retain(|(name, _)| name != "--help" && name != "-h");
+    let flag = |word: &OsString| {
+        let text = word.to_string_lossy().into_owned();
+        let name = text.split('=').next().unwrap_or_default();
+        let found = known.iter().find(|(k, _)| k == name)?;
+        Some(found.1 && !text.contains('='))
+    };
+    let mut words = argv.iter().enumerate().skip(1);
+    let at = loop {
+        let Some((i, word)) = words.next() else {
+            return argv;
+        };
+        match flag(word) {
+            Some(true) => drop(words.next()),
+            Some(false) => {}
+            None if word.as_encoded_bytes().starts_with(b"-") => {}
+            None if word == "core" => break i,
+            None => return argv,
+        }
+    };
+    let mut found = Vec::new();
+    let mut words = argv.iter().skip(at + 1).take_while(|w| *w != "--");
+    while let Some(word) = words.next() {
+        if let Some(value_follows) = flag(word) {
+            found.push(word.clone());
+            if value_follows {
+                found.extend(words.next().cloned());
+            }
+        }
+    }
+    let mut out = argv;
+    // Nothing of what follows is clap's.
+    out.insert(at + 1, "--".into());
+    out.splice(at..at, found);
+    out
+}
+
 /// Leaves out of a `session` command line the flags that this version does not know: SDKs of other versions pass
 /// `--project`, `--workspace`, `--load-workspace-modules` and more. As the command takes no arguments, a word after an unknown
 /// flag is its value.
@@ -320,23 +455,7 @@ pub fn tolerate(argv: Vec<OsString>) -> Vec<OsString> {
     if !is_session {
         return argv;
     }
-    let mut command = Cli::command();
-    command.build();
-    let known: Vec<_> = command
-        .get_arguments()
-        .chain(
-            command
-                .find_subcommand("session")
-                .into_iter()
-                .flat_map(clap::Command::get_arguments),
-        )
-        .flat_map(|a| {
-            let takes = a.get_action().takes_values();
-            let long = a.get_long().map(|l| format!("--{l}"));
-            let short = a.get_short().map(|s| format!("-{s}"));
-            long.into_iter().chain(short).map(move |name| (name, takes))
-        })
-        .collect();
+    let known = known(&["session"]);
     let mut kept = Vec::with_capacity(argv.len());
     let mut words = argv.into_iter().peekable();
     while let Some(word) = words.next() {
@@ -532,6 +651,25 @@ mod tests {
     fn commands_to_come_take_anything() {
         let cli = parsed(&["call", "-m", "x", "fn", "--flag", "--help"]);
         assert!(matches!(cli.command, Command::Call(l) if l.rest.len() == 5));
+    }
+
+    #[test]
+    fn global_flags_stand_behind_functions_too() {
+        let cli = parsed(&[
+            "core",
+            "container",
+            "--silent",
+            "from",
+            "--progress",
+            "plain",
+            "-h",
+        ]);
+        assert!(cli.global.silent);
+        assert_eq!(cli.global.progress, Some(ProgressFlag::Plain));
+        assert!(matches!(cli.command, Command::Core(w) if w.words.len() == 6));
+        let cli = parsed(&["-v", "core", "-v", "x", "--", "-s"]);
+        assert_eq!((cli.global.verbose, cli.global.silent), (2, false));
+        assert!(!parsed(&["run", "core", "-s"]).global.silent);
     }
 
     #[test]

@@ -4,13 +4,16 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod answer;
 pub mod args;
 pub mod broker;
 pub mod command;
 pub mod connect;
 pub mod error;
+pub mod functions;
 pub mod http;
 pub mod link;
+pub mod module;
 pub mod nested;
 pub mod output;
 pub mod progress;
@@ -69,6 +72,11 @@ pub fn run(argv: Vec<OsString>) -> Outcome {
             Command::Session(session) => command::session::run(setup, session),
             Command::Run(run) => command::run::run(setup, run),
             Command::Query(query) => command::query::run(setup, query),
+            Command::Core(words) => command::core::run(setup, words),
+            Command::Config(config) => command::config::run(&setup, &config),
+            Command::Init(init) => command::init::run(&setup, &init),
+            Command::Install(install) => command::install::run(&setup, &install),
+            Command::Listen(listen) => command::listen::run(setup, listen),
             later => command::later::run(&later),
         }),
     };

@@ -14,7 +14,7 @@ use wire::{
 
 use crate::{
     connect::{Conn, Door},
-    link::Server,
+    link::{Files, Server},
 };
 
 /// How long an engine may take to answer a new session.
@@ -73,6 +73,20 @@ impl Session {
         client: ClientInfo,
         show: Show,
     ) -> Result<Self, OpenError> {
+        Self::open_with(door, conn, client, show, Files::Allowed).await
+    }
+
+    /// Opens a session on a fresh connection; the engine may or may not use this machine's files.
+    ///
+    /// # Errors
+    /// The engine is not what it should be, or refuses.
+    pub async fn open_with(
+        door: Door,
+        conn: Conn,
+        client: ClientInfo,
+        show: Show,
+        files: Files,
+    ) -> Result<Self, OpenError> {
         let (from_engine, mut to_engine) = tokio::io::split(conn);
         let mut from_engine = BufReader::with_capacity(64 << 10, from_engine);
         let preamble = Preamble::Control {
@@ -99,7 +113,7 @@ impl Session {
             Welcome::Error(why) => return Err(OpenError::Refused(why)),
         };
         let (tell, over) = watch::channel(Over::No);
-        let server = Server::new(door.clone(), &id);
+        let server = Server::new(door.clone(), &id, files);
         tokio::spawn(listen(from_engine, server, show, tell));
         Ok(Self {
             door,

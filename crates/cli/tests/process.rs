@@ -353,7 +353,7 @@ fn a_query_s_mistakes_are_told_on_stderr() {
         "no tty available for progress \"tty\"",
     );
     check(&["call", "x"], "", "no dagger.json found");
-    check(&["core", "version"], "", "`core` is not available");
+    check(&["shell"], "", "`shell` is not available");
 }
 
 #[test]
@@ -538,4 +538,83 @@ fn the_version_is_dagger_s() {
         ran.stdout.starts_with("dagger v0.14.0 (bodkin v") && ran.exit == Some(0),
         "{ran:?}"
     );
+}
+
+/// One request without keep-alive; the whole answer.
+fn ask(address: &str, head: &str) -> String {
+    let mut conn = TcpStream::connect(address).unwrap();
+    conn.set_read_timeout(Some(LIMIT)).unwrap();
+    let body = r#"{"query":"{defaultPlatform}"}"#;
+    let length = body.len();
+    write!(
+        conn,
+        "POST /query HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n{head}\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    conn.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn listening(world: &World, token: Option<&str>, flags: &[&str]) -> (Child, String) {
+    let mut line = vec!["listen", "--listen", "127.0.0.1:0"];
+    line.extend(flags);
+    let mut command = world.command(&line);
+    if let Some(token) = token {
+        command.env("DAGGER_SESSION_TOKEN", token);
+    }
+    let mut child = command.spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let line = within(move || {
+        let mut line = String::new();
+        err.read_line(&mut line).unwrap();
+        line
+    });
+    let address = line
+        .strip_prefix("==> server listening on http://")
+        .and_then(|l| l.strip_suffix("/query\n"))
+        .unwrap_or_else(|| panic!("{line}"));
+    (child, address.to_owned())
+}
+
+fn interrupted(mut child: Child) -> Option<i32> {
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    within(|| child.wait().unwrap()).code()
+}
+
+#[test]
+fn listen_serves_everybody_but_web_pages() {
+    let world = World::new();
+    let engine = world.engine();
+    let (child, address) = listening(&world, None, &[]);
+    let answer = ask(&address, "");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with(r#"{"data":{"defaultPlatform":"linux/amd64"}}"#));
+    let answer = ask(&address, "Origin: http://evil\r\n");
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert_eq!(interrupted(child), Some(0));
+    engine.wait_idle();
+}
+
+#[test]
+fn listen_wants_the_token_of_the_environment() {
+    let world = World::new();
+    let _engine = world.engine();
+    let (child, address) = listening(&world, Some("mine"), &["--allow-cors"]);
+    assert!(ask(&address, "").starts_with("HTTP/1.1 401"));
+    let auth = STANDARD.encode("mine:");
+    let answer = ask(
+        &address,
+        &format!("Authorization: Basic {auth}\r\nOrigin: http://page\r\n"),
+    );
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        answer.contains("access-control-allow-origin: *"),
+        "{answer}"
+    );
+    assert_eq!(interrupted(child), Some(0));
 }

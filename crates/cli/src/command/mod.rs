@@ -1,7 +1,13 @@
 //! The commands, and what they share.
 
+pub mod arguments;
+pub mod config;
+pub mod core;
 pub mod engine;
+pub mod init;
+pub mod install;
 pub mod later;
+pub mod listen;
 pub mod query;
 pub mod run;
 pub mod session;
@@ -20,6 +26,7 @@ use crate::{
     args::{Global, ProgressFlag},
     connect::Door,
     error::Failure,
+    link::Files,
     nested::Nested,
     output::{self, Stderr},
     progress::{Detail, Plain},
@@ -40,6 +47,8 @@ pub struct Setup {
     pub detail: Detail,
     /// With colours.
     pub colour: bool,
+    /// What of this machine sessions may use.
+    pub files: Files,
     /// A session that is there already.
     pub nested: Option<Nested>,
     /// Where progress goes.
@@ -91,6 +100,7 @@ impl Setup {
             workdir,
             detail: detail(global, env("DAGGER_QUIET").as_deref()),
             colour: tty && env("NO_COLOR").is_none(),
+            files: Files::Allowed,
             nested: Nested::find(&env)?,
             stderr: Stderr::new(),
         })
@@ -126,7 +136,7 @@ impl Setup {
             plain.lines(event).iter().for_each(|l| stderr.line(l))
         });
         let info = self.client_info(version, labels, token);
-        Session::open(door, conn, info, show)
+        Session::open_with(door, conn, info, show, self.files)
             .await
             .map_err(|e| Failure::from_error(&e))
     }

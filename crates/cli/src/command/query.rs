@@ -5,11 +5,18 @@ use std::{
     path::Path,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Opened, Setup, block_on, done, ending, lost};
-use crate::{Outcome, args, error::Failure, http, output, progress::Detail};
+use crate::{
+    Outcome,
+    answer::{self, Api, ExitOf},
+    args,
+    error::Failure,
+    output,
+    progress::Detail,
+};
 
 /// What is sent.
 #[derive(Serialize)]
@@ -18,22 +25,6 @@ struct Request<'a> {
     variables: Map<String, Value>,
     #[serde(rename = "operationName")]
     operation: &'a str,
-}
-
-/// What comes back.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Answer {
-    data: Value,
-    errors: Vec<Problem>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    message: String,
-    path: Option<Vec<Value>>,
-    extensions: Map<String, Value>,
 }
 
 /// Runs the command.
@@ -60,18 +51,14 @@ pub fn run(setup: Setup, query: args::Query) -> Result<Outcome, Failure> {
         let signal = ending()?;
         let work = async {
             let (opened, upstream, token) = Opened::open(&setup).await?;
-            let asked = async {
-                let conn = upstream
-                    .connect()
-                    .await
-                    .map_err(|e| Failure::new(format!("cannot reach the engine: {e}")))?;
-                http::post_query(conn, &token, body)
-                    .await
-                    .map_err(|e| Failure::from_error(&e))
+            let api = Api {
+                upstream: &upstream,
+                token: &token,
+                with_output: silent,
             };
             let answer = tokio::select! {
                 biased;
-                answer = asked => answer,
+                answer = api.post(body) => answer,
                 () = opened.lost() => Err(lost()),
             };
             opened.close().await;
@@ -137,55 +124,14 @@ fn variables(flags: &[String], json: Option<&str>) -> Result<Map<String, Value>,
 
 /// The answer as it is printed: indented by four.
 fn render(text: &[u8], with_output: bool) -> Result<Vec<u8>, Failure> {
-    let answer: Answer = serde_json::from_slice(text)
-        .map_err(|e| Failure::new(format!("cannot understand the engine's answer: {e}")))?;
-    if !answer.errors.is_empty() {
-        let told: Vec<_> = answer
-            .errors
-            .iter()
-            .map(|p| problem(p, with_output))
-            .collect();
-        return Err(Failure::new(told.join("\n")));
-    }
+    let data = answer::data(text, with_output, ExitOf::Client)?;
     let mut out = Vec::new();
     let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, format);
-    answer
-        .data
-        .serialize(&mut serializer)
+    data.serialize(&mut serializer)
         .map_err(|e| Failure::new(e.to_string()))?;
     out.push(b'\n');
     Ok(out)
-}
-
-/// As Dagger's clients tell it: `input: container.from resolve: …`.
-fn problem(problem: &Problem, with_output: bool) -> String {
-    let path = problem
-        .path
-        .iter()
-        .flatten()
-        .map(|p| p.as_str().map_or_else(|| p.to_string(), str::to_owned));
-    let path = path.collect::<Vec<_>>().join(".");
-    let message = &problem.message;
-    let mut text = match path.as_str() {
-        "" => format!("input: {message}"),
-        _ if message.starts_with("resolve: ") => format!("input: {path} {message}"),
-        _ => format!("input: {path} resolve: {message}"),
-    };
-    if with_output && problem.extensions.get("_type").and_then(Value::as_str) == Some("EXEC_ERROR")
-    {
-        for (title, key) in [("Stdout", "stdout"), ("Stderr", "stderr")] {
-            let output = problem
-                .extensions
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            if !output.trim().is_empty() {
-                text.push_str(&format!("\n{title}:\n{output}"));
-            }
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -198,21 +144,6 @@ mod tests {
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "{\n    \"b\": {\n        \"x\": \"<&>\"\n    },\n    \"a\": []\n}\n"
-        );
-    }
-
-    #[test]
-    fn errors_are_told_with_their_path_and_exec_output_when_it_was_not_shown() {
-        let text = br#"{"data":null,"errors":[{"message":"exit code: 1","path":["container",0,"stdout"],
-            "extensions":{"_type":"EXEC_ERROR","stdout":"out","stderr":" "}},{"message":"other"}]}"#;
-        let quiet = render(text, true).unwrap_err();
-        assert_eq!(
-            quiet.message,
-            "input: container.0.stdout resolve: exit code: 1\nStdout:\nout\ninput: other"
-        );
-        assert_eq!(
-            render(text, false).unwrap_err().message,
-            "input: container.0.stdout resolve: exit code: 1\ninput: other"
         );
     }
 

@@ -46,9 +46,19 @@ impl From<io::Error> for Broken {
     }
 }
 
+/// Whether a session may read and write this machine's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// It may, with the user's rights.
+    Allowed,
+    /// It may not.
+    Denied,
+}
+
 /// Answers the requests of one session.
 #[derive(Clone)]
 pub struct Server {
+    files: Files,
     door: Door,
     session: Arc<str>,
     at_work: Arc<Semaphore>,
@@ -56,8 +66,9 @@ pub struct Server {
 
 impl Server {
     /// For a session at this door.
-    pub fn new(door: Door, session: &str) -> Self {
+    pub fn new(door: Door, session: &str, files: Files) -> Self {
         Self {
+            files,
             door,
             session: session.into(),
             at_work: Arc::new(Semaphore::new(AT_WORK)),
@@ -93,6 +104,15 @@ impl Server {
                 let error = LinkError::new(
                     LinkErrorKind::Invalid,
                     "this client is too old for what the engine asks",
+                );
+                conn.write_all(&status_line(&Status::<()>::Error(error))?)
+                    .await?;
+                Ok(())
+            }
+            request if self.files == Files::Denied && touches_files(&request) => {
+                let error = LinkError::new(
+                    LinkErrorKind::Permission,
+                    "this session may not use the client's files",
                 );
                 conn.write_all(&status_line(&Status::<()>::Error(error))?)
                     .await?;
@@ -156,6 +176,15 @@ fn harmless(request: &LinkRequest) -> bool {
             | LinkRequest::Dial { .. }
             | LinkRequest::Listen { .. }
     )
+}
+
+/// Credentials are read from files too, but for registries: they are not the session's to see.
+fn touches_files(request: &LinkRequest) -> bool {
+    harmless(request)
+        && !matches!(
+            request,
+            LinkRequest::Dial { .. } | LinkRequest::Listen { .. }
+        )
 }
 
 fn status_line<T: Serialize>(status: &Status<T>) -> io::Result<Vec<u8>> {
