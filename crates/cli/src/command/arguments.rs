@@ -45,7 +45,11 @@ pub async fn ids(
             }
         });
     }
-    let data = api.ask(&plan::ids_query(&selections)).await?;
+    let answer = api.ask(&plan::ids_query(&selections)).await;
+    let data = answer.map_err(|failure| Failure {
+        message: plan::without_aliases(&failure.message, &selections),
+        ..failure
+    })?;
     let ids = plan::ids(&data, selections.len());
     if ids.len() == selections.len() {
         Ok(ids)

@@ -49,7 +49,7 @@ pub fn text(model: &Model, start: &Object, command: &str, asked: &Asked, bold: b
         out.push_str(&title("FUNCTIONS"));
         let rows = functions
             .iter()
-            .map(|f| (kebab(&f.name), first_line(&f.description)));
+            .map(|f| (kebab(&f.name), summary(&f.description)));
         table(rows.collect(), &mut out);
     }
     if !args.is_empty() {
@@ -129,8 +129,15 @@ fn about_argument(argument: &Argument, input: Input<'_>) -> String {
     text.trim_start().to_owned()
 }
 
-fn first_line(text: &str) -> String {
-    text.trim().lines().next().unwrap_or("-").to_owned()
+/// The first sentence of a description, on one line.
+fn summary(text: &str) -> String {
+    let paragraph = text.trim().split("\n\n").next().unwrap_or_default();
+    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.split_once(". ") {
+        Some((first, _)) => format!("{first}."),
+        None if line.is_empty() => "-".to_owned(),
+        None => line,
+    }
 }
 
 fn table(rows: Vec<(String, String)>, out: &mut String) {

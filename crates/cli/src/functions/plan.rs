@@ -57,6 +57,20 @@ pub fn ids_query(selections: &[String]) -> String {
     format!("{{{}}}", parts.join(" "))
 }
 
+/// An error of [`ids_query`] that names the fields instead of their aliases.
+pub fn without_aliases(message: &str, selections: &[String]) -> String {
+    let lines = message.split('\n').map(|line| {
+        let named = selections.iter().enumerate().find_map(|(i, selection)| {
+            let rest = line.strip_prefix(&format!("input: a{i}"))?;
+            let field = selection.split(['(', '{']).next()?;
+            rest.starts_with(['.', ' '])
+                .then(|| format!("input: {field}{rest}"))
+        });
+        named.unwrap_or_else(|| line.to_owned())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// The IDs of an answer to [`ids_query`]; as many as there are.
 pub fn ids(data: &Json, count: usize) -> Vec<String> {
     (0..count)

@@ -36,7 +36,7 @@ fn field(text: &str) -> Json {
             json!({"name": name, "description": "About.", "defaultValue": default, "type": of(t)})
         })
         .collect();
-    json!({"name": name, "description": format!("Does {name}.\nMore."), "isDeprecated": false, "args": args, "type": of(returns)})
+    json!({"name": name, "description": format!("Does {name}\nthis. More."), "isDeprecated": false, "args": args, "type": of(returns)})
 }
 
 fn model() -> Model {
@@ -204,6 +204,13 @@ fn objects_get_their_ids_first() {
     assert_eq!(query, "{a0:x{id} a1:y{z{start}}}");
     let data = json!({"a0": {"id": "X"}, "a1": {"z": {"start": "Y"}}});
     assert_eq!(plan::ids(&data, 2), ["X", "Y"]);
+    assert_eq!(
+        plan::without_aliases(
+            "input: a1.file resolve: gone\ninput: a10.x",
+            &["x{id}".to_owned(), "host{file(path:\"a\"){id}}".to_owned()]
+        ),
+        "input: host.file resolve: gone\ninput: a10.x"
+    );
 }
 
 #[test]
@@ -289,24 +296,24 @@ fn help_needs_no_flags() {
     };
     let text = help::text(&model, model.root().unwrap(), &command, &asked, false);
     expect_test::expect![[r#"
-        Does withExec.
-        More.
+        Does withExec
+        this. More.
 
         USAGE
           dagger core container from with-exec [arguments] <function>
 
         FUNCTIONS
-          entrypoint            Does entrypoint.
-          env-variables         Does envVariables.
-          from                  Does from.
-          rootfs                Does rootfs.
-          stdout                Does stdout.
-          sync                  Does sync.
-          up                    Does up.
-          user                  Does user.
-          with-exec             Does withExec.
-          with-mounted-secret   Does withMountedSecret.
-          with-ports            Does withPorts.
+          entrypoint            Does entrypoint this.
+          env-variables         Does envVariables this.
+          from                  Does from this.
+          rootfs                Does rootfs this.
+          stdout                Does stdout this.
+          sync                  Does sync this.
+          up                    Does up this.
+          user                  Does user this.
+          with-exec             Does withExec this.
+          with-mounted-secret   Does withMountedSecret this.
+          with-ports            Does withPorts this.
 
         ARGUMENTS
           --args strings             About. [required]
