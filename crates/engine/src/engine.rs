@@ -16,6 +16,7 @@ use crate::{
     Ctx,
     config::Config,
     flight::Flights,
+    gc::{Collector, GcError, Settings},
     nested::ApiServer,
     network::Networking,
     node::{Key, Outcome},
@@ -43,6 +44,8 @@ pub struct Engine {
     pub ca_bundle: Option<PathBuf>,
     /// Scratch space for sockets: a directory that is emptied at start.
     pub run_dir: PathBuf,
+    /// Removes what is too much.
+    pub gc: Collector,
     /// The network of execs.
     pub networking: Networking,
     /// Serves the API inside containers.
@@ -81,6 +84,9 @@ pub enum OpenError {
     /// The registry client.
     #[error("cannot prepare the registry client")]
     Registry(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What the configuration says of collecting garbage.
+    #[error("cannot understand the configuration")]
+    Gc(#[source] GcError),
 }
 
 /// Threads that may block at once.
@@ -97,6 +103,7 @@ impl Engine {
     /// # Errors
     /// The part that could not be had.
     pub fn open(config: Config, state_dir: &Path, api: Arc<dyn ApiServer>) -> Result<Arc<Self>, OpenError> {
+        let gc = Collector::new(Settings::read(&config.gc).map_err(OpenError::Gc)?);
         let store = Store::open(state_dir, store::Options::default())
             .map_err(|source| OpenError::Store { dir: state_dir.to_owned(), source })?;
         let run_dir = state_dir.join("run");
@@ -122,6 +129,7 @@ impl Engine {
             proxy_env: proxy_env(|name| std::env::var(name).ok()),
             ca_bundle: CA_BUNDLES.iter().map(PathBuf::from).find(|p| p.is_file()),
             run_dir,
+            gc,
             networking,
             api,
             blocking_slots: tokio::sync::Semaphore::new(BLOCKING_MAX),

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cache_api;
 pub mod config;
 pub mod container;
 pub mod ctx;
@@ -10,8 +11,10 @@ mod dispatch;
 pub mod engine;
 mod file;
 pub mod flight;
+pub mod gc;
 pub mod host;
 pub mod link;
+pub mod module;
 pub mod nested;
 pub mod network;
 pub mod node;
@@ -23,6 +26,8 @@ pub mod scrub;
 pub mod secret;
 pub mod service;
 pub mod session;
+#[cfg(test)]
+mod testkit;
 mod volume;
 
 pub use ctx::Ctx;

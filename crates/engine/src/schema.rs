@@ -2,7 +2,9 @@
 
 use graph::schema::Schema;
 
-use crate::{Ctx, container, directory, dispatch::Binder, file, host, query, secret, service, volume};
+use crate::{
+    Ctx, cache_api, container, directory, dispatch::Binder, file, host, module, query, secret, service, volume,
+};
 
 /// The schema's files, as text, by name.
 pub const SDL: &[(&str, &str)] = &[
@@ -53,6 +55,8 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     secret::bind(&mut binder);
     service::bind_fields(&mut binder);
     volume::bind(&mut binder);
+    module::bind(&mut binder);
+    cache_api::bind(&mut binder);
     Ok(binder.schema.build()?)
 }
 
