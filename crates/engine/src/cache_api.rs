@@ -167,7 +167,11 @@ async fn prune(inv: Invocation<Ctx>) -> Result<Value, Error> {
 
 #[cfg(test)]
 mod tests {
+    use graph::resolve::View;
+    use serde_json::json;
+
     use super::*;
+    use crate::testkit::Kit;
 
     fn set(description: &str) -> EntrySet {
         let entry = Entry {
@@ -197,5 +201,69 @@ mod tests {
         assert!(cache.find("#1").is_none());
         assert!(cache.find("").is_none());
         assert_eq!(cache.sets.lock().expect("a lock").len(), MAX_SETS);
+    }
+    #[tokio::test]
+    async fn root_policy_numbers() {
+        let kit = Kit::new();
+        let s = kit.session(View::new(0, 14, 0));
+        let shown = s.leaf("{engine{localCache{keepBytes reservedSpace maxUsedSpace minFreeSpace}}}").await;
+        let total = kit.engine.store.disk().expect("a disk").total;
+        let limits = kit.engine.gc.settings().limits(total);
+        let expected = json!({
+            "keepBytes": limits.reserved, "reservedSpace": limits.reserved,
+            "maxUsedSpace": total / 4 * 3, "minFreeSpace": total / 5,
+        });
+        assert_eq!(shown, expected);
+    }
+
+    #[tokio::test]
+    async fn root_entries_are_seen_and_pruned_unless_in_use() {
+        let kit = Kit::new();
+        let view = View::new(0, 21, 7);
+        let s = kit.session(view);
+        let entries = "{engine{localCache{entrySet{id entryCount entries{id description activelyUsed recordType}}}}}";
+        assert_eq!(s.leaf(entries).await["entryCount"], json!(0));
+        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
+        let seen = s.leaf(entries).await;
+        assert_eq!(seen["entryCount"], json!(1), "{seen}");
+        assert_eq!(seen["entries"][0]["activelyUsed"], json!(true));
+        // The session holds it.
+        assert_eq!(s.leaf("{engine{localCache{prune}}}").await, json!(null));
+        assert_eq!(s.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(1));
+        s.0.session.solver.forget();
+        let other = kit.session(view);
+        other.leaf("{engine{localCache{prune(useDefaultPolicy:true)}}}").await;
+        assert_eq!(other.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(1));
+        other.leaf("{engine{localCache{prune}}}").await;
+        assert_eq!(other.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(0));
+        assert!(other.error("{engine{localCache{prune(maxUsedSpace:\"lots\")}}}").await.contains("`maxUsedSpace` is \"lots\""));
+    }
+
+    #[tokio::test]
+    async fn root_ids_of_entries_mean_what_was_seen() {
+        let kit = Kit::new();
+        let s = kit.session(View::new(0, 14, 0));
+        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
+        let seen = s.leaf("{engine{localCache{entrySet{id entries{id}}}}}").await;
+        let (set, entry) = (seen["id"].as_str().expect("an ID"), seen["entries"][0]["id"].as_str().expect("an ID"));
+        s.leaf("{directory{withNewFile(path:\"g\",contents:\"y\"){entries}}}").await;
+        assert_eq!(s.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(2));
+        assert_eq!(s.leaf(&format!("{{loadEngineCacheEntrySetFromID(id:\"{set}\"){{entryCount}}}}")).await, json!(1));
+        let loaded = s.leaf(&format!("{{loadEngineCacheEntryFromID(id:\"{entry}\"){{description}}}}")).await;
+        assert_eq!(loaded, json!("file change"));
+        // In another session they are looked at anew.
+        let other = kit.session(View::new(0, 14, 0));
+        assert_eq!(other.leaf(&format!("{{loadEngineCacheEntrySetFromID(id:\"{set}\"){{entryCount}}}}")).await, json!(2));
+    }
+
+    #[tokio::test]
+    async fn root_keys_give_the_same_answer_again() {
+        let kit = Kit::new();
+        let s = kit.session(View::new(0, 15, 0));
+        let keyed = "{engine{localCache{entrySet(key:\"k\"){entryCount}}}}";
+        assert_eq!(s.leaf(keyed).await, json!(0));
+        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
+        assert_eq!(s.leaf(keyed).await, json!(0));
+        assert_eq!(s.leaf("{engine{localCache{entrySet(key:\"l\"){entryCount}}}}").await, json!(1));
     }
 }

@@ -6,6 +6,8 @@ mod error;
 mod fields;
 mod function;
 mod names;
+#[cfg(test)]
+mod tests;
 mod typedef;
 
 use std::sync::Arc;
