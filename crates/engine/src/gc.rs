@@ -343,7 +343,10 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use graph::resolve::View;
+
     use super::*;
+    use crate::testkit::Kit;
 
     const GB: u64 = 1_000_000_000;
 
@@ -433,5 +436,16 @@ mod tests {
         assert_eq!((rule.max_used, rule.min_free, rule.reserved), (Some(50 * GB), Some(20 * GB), 10 * GB));
         let only_target = Request { target: Some(Size::Bytes(GB)), ..Request::default() };
         assert_eq!(of.requested(&only_target, small).rules, [Rule { max_used: Some(GB), ..Rule::default() }]);
+    }
+    #[tokio::test]
+    async fn root_what_is_over_the_limits_goes_unless_it_is_in_use() {
+        let gc = serde_json::json!({"maxUsedSpace": 0, "minFreeSpace": 0, "reservedSpace": 0});
+        let gc = serde_json::from_value(gc).expect("a configuration");
+        let kit = Kit::with(config::Config { gc, ..config::Config::default() });
+        let session = kit.session(View::DEFAULT);
+        session.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
+        assert_eq!(kit.engine.collect().await.expect("a collection").removed, 0);
+        session.0.session.solver.forget();
+        assert_eq!(kit.engine.collect().await.expect("a collection").removed, 1);
     }
 }

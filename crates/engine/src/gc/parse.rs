@@ -60,9 +60,11 @@ pub fn parse_size(text: &str) -> Option<Size> {
     }
     let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
     // Whole numbers are taken exactly.
-    let bytes = match number.parse::<u64>() {
-        Ok(whole) => whole.checked_mul(*factor)?,
-        Err(_) => (amount * *factor as f64) as u64,
+    let bytes = if number.contains('.') {
+        let bytes = amount * *factor as f64;
+        (bytes < u64::MAX as f64).then_some(bytes as u64)?
+    } else {
+        number.parse::<u64>().ok()?.checked_mul(*factor)?
     };
     Some(Size::Bytes(bytes))
 }
