@@ -128,6 +128,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, mut conn: Conn, wished: Option<S
         entry.end.cancel();
         shared.sessions.remove(&id);
         entry.ctx.session.close(&shared.engine).await;
+        shared.engine.session_closed();
         if closing {
             while let (true, Ok(event)) = (wants_progress, events.try_recv()) {
                 let _ = line::write_async(&mut write, &ToClient::Progress { event }).await;

@@ -40,7 +40,9 @@ type EntrySet = Arc<[Arc<Entry>]>;
 impl Cache {
     fn find(&self, key: &str) -> Option<EntrySet> {
         let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        sets.iter().find(|(k, _)| **k == *key).map(|(_, set)| set.clone())
+        sets.iter()
+            .find(|(k, _)| **k == *key)
+            .map(|(_, set)| set.clone())
     }
 
     /// Keeps a set under its key, or one that no other has. The set that was there first stays.
@@ -48,7 +50,11 @@ impl Cache {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = |key: &str| sets.iter().find(|(k, _)| **k == *key);
         let key: Arc<str> = if key.is_empty() {
-            let free = sets.iter().filter_map(|(k, _)| k.strip_prefix('#')?.parse::<u64>().ok()).max().unwrap_or(0);
+            let free = sets
+                .iter()
+                .filter_map(|(k, _)| k.strip_prefix('#')?.parse::<u64>().ok())
+                .max()
+                .unwrap_or(0);
             format!("#{}", free.saturating_add(1)).into()
         } else if let Some((key, set)) = taken(key) {
             return (key.clone(), set.clone());
@@ -65,10 +71,19 @@ impl Cache {
 
 /// Binds all fields.
 pub(crate) fn bind(b: &mut Binder) {
-    b.bind("Query.engine", Memo::Session, |inv| async move { Ok(inv.object(EngineInfo)) });
+    b.bind("Query.engine", Memo::Session, |inv| async move {
+        Ok(inv.object(EngineInfo))
+    });
     b.bind("Engine.name", Memo::Never, |_| async {
-        let given = std::env::var(ENGINE_NAME).ok().filter(|name| !name.is_empty());
-        Ok(Value::string(given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())))
+        let given = std::env::var(ENGINE_NAME)
+            .ok()
+            .filter(|name| !name.is_empty());
+        Ok(Value::string(given.unwrap_or_else(|| {
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned()
+        })))
     });
     b.bind("Engine.localCache", Memo::Session, |inv| async move {
         inv.this::<EngineInfo>()?;
@@ -85,7 +100,13 @@ pub(crate) fn bind(b: &mut Binder) {
         b.bind(field, Memo::Never, move |inv| async move {
             let engine = &inv.ctx.engine;
             let store = engine.store.clone();
-            let disk = engine.blocking(move || store.disk().map_err(|e| Error::from_chain(Class::Environment, &e))).await?;
+            let disk = engine
+                .blocking(move || {
+                    store
+                        .disk()
+                        .map_err(|e| Error::from_chain(Class::Environment, &e))
+                })
+                .await?;
             Ok(int(pick(engine.gc.settings().limits(disk.total))))
         });
     }
@@ -101,22 +122,60 @@ fn entries(b: &mut Binder) {
     fn entry(inv: &Invocation<Ctx>) -> Result<&Entry, Error> {
         inv.this::<Arc<Entry>>().map(|e| &**e)
     }
-    b.bind("EngineCacheEntrySet.entryCount", Memo::Never, |inv| async move { Ok(int(set(&inv)?.len() as u64)) });
-    b.bind("EngineCacheEntrySet.diskSpaceBytes", Memo::Never, |inv| async move {
-        Ok(int(set(&inv)?.iter().fold(0, |sum, e| sum.saturating_add(e.size))))
-    });
-    b.bind("EngineCacheEntrySet.entries", Memo::Session, |inv| async move { Ok(inv.objects(set(&inv)?.iter().cloned())) });
-    b.bind("EngineCacheEntry.description", Memo::Never, |inv| async move { Ok(Value::string(entry(&inv)?.description.as_str())) });
-    b.bind("EngineCacheEntry.diskSpaceBytes", Memo::Never, |inv| async move { Ok(int(entry(&inv)?.size)) });
-    b.bind("EngineCacheEntry.activelyUsed", Memo::Never, |inv| async move { Ok(Value::Bool(entry(&inv)?.in_use)) });
-    b.bind("EngineCacheEntry.createdTimeUnixNano", Memo::Never, |inv| async move { Ok(Value::Int(entry(&inv)?.created_ns)) });
-    b.bind("EngineCacheEntry.mostRecentUseTimeUnixNano", Memo::Never, |inv| async move {
-        Ok(Value::Int(entry(&inv)?.last_used_ns))
-    });
-    b.bind("EngineCacheEntry.recordType", Memo::Never, |inv| async move { Ok(Value::string(record_type(entry(&inv)?.kind))) });
-    b.bind("EngineCacheEntry.recordTypes", Memo::Never, |inv| async move {
-        Ok(Value::strings([record_type(entry(&inv)?.kind)]))
-    });
+    b.bind(
+        "EngineCacheEntrySet.entryCount",
+        Memo::Never,
+        |inv| async move { Ok(int(set(&inv)?.len() as u64)) },
+    );
+    b.bind(
+        "EngineCacheEntrySet.diskSpaceBytes",
+        Memo::Never,
+        |inv| async move {
+            Ok(int(set(&inv)?
+                .iter()
+                .fold(0, |sum, e| sum.saturating_add(e.size))))
+        },
+    );
+    b.bind(
+        "EngineCacheEntrySet.entries",
+        Memo::Session,
+        |inv| async move { Ok(inv.objects(set(&inv)?.iter().cloned())) },
+    );
+    b.bind(
+        "EngineCacheEntry.description",
+        Memo::Never,
+        |inv| async move { Ok(Value::string(entry(&inv)?.description.as_str())) },
+    );
+    b.bind(
+        "EngineCacheEntry.diskSpaceBytes",
+        Memo::Never,
+        |inv| async move { Ok(int(entry(&inv)?.size)) },
+    );
+    b.bind(
+        "EngineCacheEntry.activelyUsed",
+        Memo::Never,
+        |inv| async move { Ok(Value::Bool(entry(&inv)?.in_use)) },
+    );
+    b.bind(
+        "EngineCacheEntry.createdTimeUnixNano",
+        Memo::Never,
+        |inv| async move { Ok(Value::Int(entry(&inv)?.created_ns)) },
+    );
+    b.bind(
+        "EngineCacheEntry.mostRecentUseTimeUnixNano",
+        Memo::Never,
+        |inv| async move { Ok(Value::Int(entry(&inv)?.last_used_ns)) },
+    );
+    b.bind(
+        "EngineCacheEntry.recordType",
+        Memo::Never,
+        |inv| async move { Ok(Value::string(record_type(entry(&inv)?.kind))) },
+    );
+    b.bind(
+        "EngineCacheEntry.recordTypes",
+        Memo::Never,
+        |inv| async move { Ok(Value::strings([record_type(entry(&inv)?.kind)])) },
+    );
 }
 
 /// What clients call the kinds of entries.
@@ -144,24 +203,45 @@ async fn entry_set(inv: Invocation<Ctx>) -> Result<Value, Error> {
     let entries = inv.ctx.engine.blocking(move || Ok(store.usage())).await?;
     let (key, set) = cache.keep(asked, entries.into_iter().map(Arc::new).collect());
     let args = vec![("key".into(), Literal::String(key))];
-    let call = Call::with(inv.call.receiver.clone(), &inv.call.field, args, &inv.call.type_name, 0, &inv.call.view);
+    let call = Call::with(
+        inv.call.receiver.clone(),
+        &inv.call.field,
+        args,
+        &inv.call.type_name,
+        0,
+        &inv.call.view,
+    );
     Ok(Value::Object(Object::new(&inv.call.type_name, call, set)))
 }
 
 async fn prune(inv: Invocation<Ctx>) -> Result<Value, Error> {
     inv.this::<Cache>()?;
-    let size = |name: &str| match inv.args.opt_str(name).filter(|text| !text.is_empty()) {
+    let size = |name: &str| {
+        match inv.args.opt_str(name).filter(|text| !text.is_empty()) {
         None => Ok(None),
         Some(text) => parse_size(text).map(Some).ok_or_else(|| {
             Error::user(format!("`{name}` is {text:?}: expected a size such as \"10GB\" or \"512MiB\", or a part of the disk such as \"20%\""))
         }),
+    }
     };
-    let wishes =
-        Wishes { reserved: size("reservedSpace")?, max_used: size("maxUsedSpace")?, min_free: size("minFreeSpace")?, sweep: None };
+    let wishes = Wishes {
+        reserved: size("reservedSpace")?,
+        max_used: size("maxUsedSpace")?,
+        min_free: size("minFreeSpace")?,
+        sweep: None,
+    };
     let target: Option<Size> = size("targetSpace")?;
-    let request = Request { use_default: inv.args.bool("useDefaultPolicy"), wishes, target };
+    let request = Request {
+        use_default: inv.args.bool("useDefaultPolicy"),
+        wishes,
+        target,
+    };
     let report = inv.ctx.engine.prune_requested(request).await?;
-    tracing::info!(removed = report.removed, bytes = report.freed, "cache pruned");
+    tracing::info!(
+        removed = report.removed,
+        bytes = report.freed,
+        "cache pruned"
+    );
     Ok(Value::Null)
 }
 
@@ -206,7 +286,9 @@ mod tests {
     async fn root_policy_numbers() {
         let kit = Kit::new();
         let s = kit.session(View::new(0, 14, 0));
-        let shown = s.leaf("{engine{localCache{keepBytes reservedSpace maxUsedSpace minFreeSpace}}}").await;
+        let shown = s
+            .leaf("{engine{localCache{keepBytes reservedSpace maxUsedSpace minFreeSpace}}}")
+            .await;
         let total = kit.engine.store.disk().expect("a disk").total;
         let limits = kit.engine.gc.settings().limits(total);
         let expected = json!({
@@ -223,37 +305,85 @@ mod tests {
         let s = kit.session(view);
         let entries = "{engine{localCache{entrySet{id entryCount entries{id description activelyUsed recordType}}}}}";
         assert_eq!(s.leaf(entries).await["entryCount"], json!(0));
-        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
+        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}")
+            .await;
         let seen = s.leaf(entries).await;
         assert_eq!(seen["entryCount"], json!(1), "{seen}");
         assert_eq!(seen["entries"][0]["activelyUsed"], json!(true));
         // The session holds it.
         assert_eq!(s.leaf("{engine{localCache{prune}}}").await, json!(null));
-        assert_eq!(s.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(1));
+        assert_eq!(
+            s.leaf("{engine{localCache{entrySet{entryCount}}}}").await,
+            json!(1)
+        );
         s.0.session.solver.forget();
         let other = kit.session(view);
-        other.leaf("{engine{localCache{prune(useDefaultPolicy:true)}}}").await;
-        assert_eq!(other.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(1));
+        other
+            .leaf("{engine{localCache{prune(useDefaultPolicy:true)}}}")
+            .await;
+        assert_eq!(
+            other
+                .leaf("{engine{localCache{entrySet{entryCount}}}}")
+                .await,
+            json!(1)
+        );
         other.leaf("{engine{localCache{prune}}}").await;
-        assert_eq!(other.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(0));
-        assert!(other.error("{engine{localCache{prune(maxUsedSpace:\"lots\")}}}").await.contains("`maxUsedSpace` is \"lots\""));
+        assert_eq!(
+            other
+                .leaf("{engine{localCache{entrySet{entryCount}}}}")
+                .await,
+            json!(0)
+        );
+        assert!(
+            other
+                .error("{engine{localCache{prune(maxUsedSpace:\"lots\")}}}")
+                .await
+                .contains("`maxUsedSpace` is \"lots\"")
+        );
     }
 
     #[tokio::test]
     async fn root_ids_of_entries_mean_what_was_seen() {
         let kit = Kit::new();
         let s = kit.session(View::new(0, 14, 0));
-        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
-        let seen = s.leaf("{engine{localCache{entrySet{id entries{id}}}}}").await;
-        let (set, entry) = (seen["id"].as_str().expect("an ID"), seen["entries"][0]["id"].as_str().expect("an ID"));
-        s.leaf("{directory{withNewFile(path:\"g\",contents:\"y\"){entries}}}").await;
-        assert_eq!(s.leaf("{engine{localCache{entrySet{entryCount}}}}").await, json!(2));
-        assert_eq!(s.leaf(&format!("{{loadEngineCacheEntrySetFromID(id:\"{set}\"){{entryCount}}}}")).await, json!(1));
-        let loaded = s.leaf(&format!("{{loadEngineCacheEntryFromID(id:\"{entry}\"){{description}}}}")).await;
+        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}")
+            .await;
+        let seen = s
+            .leaf("{engine{localCache{entrySet{id entries{id}}}}}")
+            .await;
+        let (set, entry) = (
+            seen["id"].as_str().expect("an ID"),
+            seen["entries"][0]["id"].as_str().expect("an ID"),
+        );
+        s.leaf("{directory{withNewFile(path:\"g\",contents:\"y\"){entries}}}")
+            .await;
+        assert_eq!(
+            s.leaf("{engine{localCache{entrySet{entryCount}}}}").await,
+            json!(2)
+        );
+        assert_eq!(
+            s.leaf(&format!(
+                "{{loadEngineCacheEntrySetFromID(id:\"{set}\"){{entryCount}}}}"
+            ))
+            .await,
+            json!(1)
+        );
+        let loaded = s
+            .leaf(&format!(
+                "{{loadEngineCacheEntryFromID(id:\"{entry}\"){{description}}}}"
+            ))
+            .await;
         assert_eq!(loaded, json!("file change"));
         // In another session they are looked at anew.
         let other = kit.session(View::new(0, 14, 0));
-        assert_eq!(other.leaf(&format!("{{loadEngineCacheEntrySetFromID(id:\"{set}\"){{entryCount}}}}")).await, json!(2));
+        assert_eq!(
+            other
+                .leaf(&format!(
+                    "{{loadEngineCacheEntrySetFromID(id:\"{set}\"){{entryCount}}}}"
+                ))
+                .await,
+            json!(2)
+        );
     }
 
     #[tokio::test]
@@ -262,8 +392,13 @@ mod tests {
         let s = kit.session(View::new(0, 15, 0));
         let keyed = "{engine{localCache{entrySet(key:\"k\"){entryCount}}}}";
         assert_eq!(s.leaf(keyed).await, json!(0));
-        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
+        s.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}")
+            .await;
         assert_eq!(s.leaf(keyed).await, json!(0));
-        assert_eq!(s.leaf("{engine{localCache{entrySet(key:\"l\"){entryCount}}}}").await, json!(1));
+        assert_eq!(
+            s.leaf("{engine{localCache{entrySet(key:\"l\"){entryCount}}}}")
+                .await,
+            json!(1)
+        );
     }
 }

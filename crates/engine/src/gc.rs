@@ -33,7 +33,9 @@ const RESERVED_MAX: u64 = 10_000_000_000;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GcError {
     /// A size.
-    #[error("`{key}` in `gc` is {found}: expected a number of bytes, a size such as \"10GB\" or \"512MiB\", or a part of the disk such as \"10%\"")]
+    #[error(
+        "`{key}` in `gc` is {found}: expected a number of bytes, a size such as \"10GB\" or \"512MiB\", or a part of the disk such as \"10%\""
+    )]
     Size {
         /// The setting.
         key: String,
@@ -41,7 +43,9 @@ pub enum GcError {
         found: String,
     },
     /// A duration.
-    #[error("`{key}` in `gc` is {found}: expected a number of seconds or a duration such as \"48h\" or \"1h30m\"")]
+    #[error(
+        "`{key}` in `gc` is {found}: expected a number of seconds or a duration such as \"48h\" or \"1h30m\""
+    )]
     Duration {
         /// The setting.
         key: String,
@@ -49,7 +53,9 @@ pub enum GcError {
         found: String,
     },
     /// A filter of a policy.
-    #[error("`{key}` in `gc` is {found}: expected \"type==KIND\" with KIND one of exec.cachemount, regular, source.local, source.git.checkout, source.image")]
+    #[error(
+        "`{key}` in `gc` is {found}: expected \"type==KIND\" with KIND one of exec.cachemount, regular, source.local, source.git.checkout, source.image"
+    )]
     Filter {
         /// The setting.
         key: String,
@@ -148,22 +154,40 @@ impl Settings {
             min_free: parse::size_setting("minFreeSpace", config.min_free_space.as_ref())?,
             sweep: parse::size_setting("sweepSize", config.sweep_size.as_ref())?,
         };
-        let rules = config.policies.iter().enumerate().map(|(at, p)| parse::rule(&format!("policies[{at}]"), p));
-        Ok(Self { enabled: config.enabled, wishes, rules: rules.collect::<Result<_, _>>()? })
+        let rules = config
+            .policies
+            .iter()
+            .enumerate()
+            .map(|(at, p)| parse::rule(&format!("policies[{at}]"), p));
+        Ok(Self {
+            enabled: config.enabled,
+            wishes,
+            rules: rules.collect::<Result<_, _>>()?,
+        })
     }
 
     /// The limits on everything, on a disk of `total` bytes: a tenth of it or 10 GB are kept, three quarters are the most,
     /// a fifth is left free, unless the configuration says otherwise. The last rule's where rules are configured.
     pub fn limits(&self, total: u64) -> Limits {
-        let wishes = self.rules.last().map_or(Wishes::default(), |rule| rule.wishes);
+        let wishes = self
+            .rules
+            .last()
+            .map_or(Wishes::default(), |rule| rule.wishes);
         let pick = |of: fn(&Wishes) -> Option<Size>, standard: u64| {
-            of(&wishes).or_else(|| of(&self.wishes)).map_or(standard, |size| size.of(total))
+            of(&wishes)
+                .or_else(|| of(&self.wishes))
+                .map_or(standard, |size| size.of(total))
         };
         let reserved = pick(|w| w.reserved, (total / 10).min(RESERVED_MAX));
         let max_used = pick(|w| w.max_used, total / 4 * 3);
         let min_free = pick(|w| w.min_free, total / 5);
         let sweep = pick(|w| w.sweep, 0);
-        Limits { reserved, max_used, min_free, target: max_used.saturating_sub(sweep).max(reserved) }
+        Limits {
+            reserved,
+            max_used,
+            min_free,
+            target: max_used.saturating_sub(sweep).max(reserved),
+        }
     }
 
     /// Does the policy depend on what the store takes?
@@ -188,8 +212,19 @@ impl Settings {
                 reserved: limits.reserved,
                 ..Rule::default()
             };
-            let all = swept(all, self.wishes.sweep.map_or(0, |s| s.of(facts.total)), facts);
-            vec![side, Rule { unused_for: Some(OLD), ..all.clone() }, all]
+            let all = swept(
+                all,
+                self.wishes.sweep.map_or(0, |s| s.of(facts.total)),
+                facts,
+            );
+            vec![
+                side,
+                Rule {
+                    unused_for: Some(OLD),
+                    ..all.clone()
+                },
+                all,
+            ]
         } else {
             self.rules.iter().map(|rule| rule.measured(facts)).collect()
         };
@@ -199,16 +234,29 @@ impl Settings {
     /// What goes because a client asks.
     pub fn requested(&self, request: &Request, facts: Facts) -> Policy {
         let wishes = &request.wishes;
-        let limited = [wishes.reserved, wishes.max_used, wishes.min_free, request.target].iter().any(Option::is_some);
+        let limited = [
+            wishes.reserved,
+            wishes.max_used,
+            wishes.min_free,
+            request.target,
+        ]
+        .iter()
+        .any(Option::is_some);
         if !limited {
-            return if request.use_default { self.policy(facts) } else { Policy::everything() };
+            return if request.use_default {
+                self.policy(facts)
+            } else {
+                Policy::everything()
+            };
         }
         let of = |size: Option<Size>| size.map(|s| s.of(facts.total));
         let standard = request.use_default.then(|| self.limits(facts.total));
         let mut rule = Rule {
             max_used: of(wishes.max_used).or(standard.map(|l| l.max_used)),
             min_free: of(wishes.min_free).or(standard.map(|l| l.min_free)),
-            reserved: of(wishes.reserved).or(standard.map(|l| l.reserved)).unwrap_or(0),
+            reserved: of(wishes.reserved)
+                .or(standard.map(|l| l.reserved))
+                .unwrap_or(0),
             ..Rule::default()
         };
         let unlimited = rule.max_used.is_none() && rule.min_free.is_none();
@@ -237,7 +285,8 @@ impl WishedRule {
 
 /// Is a limit passed?
 fn passed(rule: &Rule, facts: Facts) -> bool {
-    rule.max_used.is_some_and(|max| facts.used > max) || rule.min_free.is_some_and(|min| facts.free < min)
+    rule.max_used.is_some_and(|max| facts.used > max)
+        || rule.min_free.is_some_and(|min| facts.free < min)
 }
 
 /// The rule that removes `sweep` bytes more than it takes to keep the limits, if one is passed.
@@ -247,7 +296,9 @@ fn swept(rule: Rule, sweep: u64, facts: Facts) -> Rule {
     }
     Rule {
         max_used: rule.max_used.map(|max| max.saturating_sub(sweep)),
-        min_free: rule.min_free.map(|min| min.saturating_add(sweep).min(facts.total)),
+        min_free: rule
+            .min_free
+            .map(|min| min.saturating_add(sweep).min(facts.total)),
         ..rule
     }
 }
@@ -262,7 +313,10 @@ pub struct Collector {
 impl Collector {
     /// Nothing is scheduled yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, schedule: Mutex::default() }
+        Self {
+            settings,
+            schedule: Mutex::default(),
+        }
     }
 
     /// What the configuration says.
@@ -281,13 +335,17 @@ impl Engine {
         if !self.gc.settings.enabled {
             return;
         }
-        let Some(mut at) = self.gc.scheduled(|s| s.request(Instant::now())) else { return };
+        let Some(mut at) = self.gc.scheduled(|s| s.request(Instant::now())) else {
+            return;
+        };
         // It must not keep the engine: it may end before.
         let engine = Arc::downgrade(self);
         drop(tokio::spawn(async move {
             loop {
                 tokio::time::sleep_until(at).await;
-                let Some(engine) = engine.upgrade() else { return };
+                let Some(engine) = engine.upgrade() else {
+                    return;
+                };
                 engine.gc.scheduled(|s| s.begin(Instant::now()));
                 if let Err(error) = engine.collect().await {
                     tracing::warn!("cannot collect garbage: {error}");
@@ -306,9 +364,15 @@ impl Engine {
     /// The room on the disk cannot be told.
     pub async fn collect(&self) -> Result<store::Report, Error> {
         let settings = self.gc.settings.clone();
-        let report = self.prune(settings.sweeps(), move |facts| settings.policy(facts)).await?;
+        let report = self
+            .prune(settings.sweeps(), move |facts| settings.policy(facts))
+            .await?;
         if report.removed > 0 {
-            tracing::info!(removed = report.removed, bytes = report.freed, "garbage collected");
+            tracing::info!(
+                removed = report.removed,
+                bytes = report.freed,
+                "garbage collected"
+            );
         }
         Ok(report)
     }
@@ -319,7 +383,9 @@ impl Engine {
     /// The room on the disk cannot be told.
     pub async fn prune_requested(&self, request: Request) -> Result<store::Report, Error> {
         let settings = self.gc.settings.clone();
-        let report = self.prune(true, move |facts| settings.requested(&request, facts)).await?;
+        let report = self
+            .prune(true, move |facts| settings.requested(&request, facts))
+            .await?;
         let store = self.store.clone();
         self.blocking(move || {
             store.empty_trash();
@@ -329,13 +395,32 @@ impl Engine {
         Ok(report)
     }
 
-    async fn prune(&self, measure: bool, policy: impl FnOnce(Facts) -> Policy + Send + 'static) -> Result<store::Report, Error> {
+    async fn prune(
+        &self,
+        measure: bool,
+        policy: impl FnOnce(Facts) -> Policy + Send + 'static,
+    ) -> Result<store::Report, Error> {
         let store = self.store.clone();
         self.blocking(move || {
-            let disk = store.disk().map_err(|e| Error::from_chain(Class::Environment, &e))?;
-            let used = if measure { store.usage().iter().fold(0, |sum: u64, e| sum.saturating_add(e.size)) } else { 0 };
-            let facts = Facts { total: disk.total, free: disk.free, used };
-            store.prune(&policy(facts)).map_err(|e| Error::from_chain(Class::Environment, &e))
+            let disk = store
+                .disk()
+                .map_err(|e| Error::from_chain(Class::Environment, &e))?;
+            let used = if measure {
+                store
+                    .usage()
+                    .iter()
+                    .fold(0, |sum: u64, e| sum.saturating_add(e.size))
+            } else {
+                0
+            };
+            let facts = Facts {
+                total: disk.total,
+                free: disk.free,
+                used,
+            };
+            store
+                .prune(&policy(facts))
+                .map_err(|e| Error::from_chain(Class::Environment, &e))
         })
         .await
     }
@@ -362,8 +447,24 @@ mod tests {
     #[test]
     fn standard_limits() {
         let limits = |total| settings(serde_json::json!({})).limits(total);
-        assert_eq!(limits(1000 * GB), Limits { reserved: 10 * GB, max_used: 750 * GB, min_free: 200 * GB, target: 750 * GB });
-        assert_eq!(limits(40 * GB), Limits { reserved: 4 * GB, max_used: 30 * GB, min_free: 8 * GB, target: 30 * GB });
+        assert_eq!(
+            limits(1000 * GB),
+            Limits {
+                reserved: 10 * GB,
+                max_used: 750 * GB,
+                min_free: 200 * GB,
+                target: 750 * GB
+            }
+        );
+        assert_eq!(
+            limits(40 * GB),
+            Limits {
+                reserved: 4 * GB,
+                max_used: 30 * GB,
+                min_free: 8 * GB,
+                target: 30 * GB
+            }
+        );
     }
 
     #[test]
@@ -375,13 +476,29 @@ mod tests {
 
     #[test]
     fn configured_limits_replace_the_standard_ones() {
-        let of = settings(serde_json::json!({"reservedSpace": "1GiB", "maxUsedSpace": "50%", "minFreeSpace": 7, "sweepSize": "10%"}));
+        let of = settings(
+            serde_json::json!({"reservedSpace": "1GiB", "maxUsedSpace": "50%", "minFreeSpace": 7, "sweepSize": "10%"}),
+        );
         let limits = of.limits(100 * GB);
-        assert_eq!(limits, Limits { reserved: 1 << 30, max_used: 50 * GB, min_free: 7, target: 40 * GB });
+        assert_eq!(
+            limits,
+            Limits {
+                reserved: 1 << 30,
+                max_used: 50 * GB,
+                min_free: 7,
+                target: 40 * GB
+            }
+        );
         assert!(of.sweeps());
         let rule = |facts| of.policy(facts).rules.pop().expect("a rule");
-        assert_eq!(rule(facts(100 * GB, 60 * GB, 40 * GB)).max_used, Some(50 * GB));
-        assert_eq!(rule(facts(100 * GB, 40 * GB, 51 * GB)).max_used, Some(40 * GB));
+        assert_eq!(
+            rule(facts(100 * GB, 60 * GB, 40 * GB)).max_used,
+            Some(50 * GB)
+        );
+        assert_eq!(
+            rule(facts(100 * GB, 40 * GB, 51 * GB)).max_used,
+            Some(40 * GB)
+        );
         assert_eq!(rule(facts(100 * GB, 6, 9 * GB)).min_free, Some(10 * GB + 7));
     }
 
@@ -398,7 +515,16 @@ mod tests {
             max_used: Some(512_000_000),
             ..Rule::default()
         };
-        assert_eq!(policy.rules, [first, Rule { reserved: 2 * GB, ..Rule::default() }]);
+        assert_eq!(
+            policy.rules,
+            [
+                first,
+                Rule {
+                    reserved: 2 * GB,
+                    ..Rule::default()
+                }
+            ]
+        );
         assert_eq!(of.limits(100 * GB).reserved, 2 * GB);
     }
 
@@ -409,11 +535,20 @@ mod tests {
             Settings::read(&config).expect_err("an error").to_string()
         };
         let text = read(serde_json::json!({"maxUsedSpace": "lots"}));
-        assert!(text.starts_with("`maxUsedSpace` in `gc` is \"lots\": expected"), "{text}");
+        assert!(
+            text.starts_with("`maxUsedSpace` in `gc` is \"lots\": expected"),
+            "{text}"
+        );
         let text = read(serde_json::json!({"policies": [{}, {"keepDuration": "soon"}]}));
-        assert!(text.starts_with("`policies[1].keepDuration` in `gc` is \"soon\""), "{text}");
+        assert!(
+            text.starts_with("`policies[1].keepDuration` in `gc` is \"soon\""),
+            "{text}"
+        );
         let text = read(serde_json::json!({"policies": [{"filters": ["id==5"]}]}));
-        assert!(text.starts_with("`policies[0].filters` in `gc` is \"id==5\""), "{text}");
+        assert!(
+            text.starts_with("`policies[0].filters` in `gc` is \"id==5\""),
+            "{text}"
+        );
         let text = read(serde_json::json!({"policies": [{"maxUsed": 5}]}));
         assert!(text.contains("unknown field `maxUsed`"), "{text}");
     }
@@ -422,28 +557,76 @@ mod tests {
     fn clients_ask_for_everything_or_for_limits() {
         let of = settings(serde_json::json!({}));
         let disk = facts(100 * GB, 10 * GB, 60 * GB);
-        assert_eq!(of.requested(&Request::default(), disk), Policy::everything());
-        assert_eq!(of.requested(&Request { use_default: true, ..Request::default() }, disk), of.policy(disk));
-        let wishes = Wishes { max_used: Some(Size::Bytes(50 * GB)), ..Wishes::default() };
-        let request = Request { wishes, target: Some(Size::Part(20.0)), ..Request::default() };
-        let expected = Rule { max_used: Some(20 * GB), ..Rule::default() };
+        assert_eq!(
+            of.requested(&Request::default(), disk),
+            Policy::everything()
+        );
+        assert_eq!(
+            of.requested(
+                &Request {
+                    use_default: true,
+                    ..Request::default()
+                },
+                disk
+            ),
+            of.policy(disk)
+        );
+        let wishes = Wishes {
+            max_used: Some(Size::Bytes(50 * GB)),
+            ..Wishes::default()
+        };
+        let request = Request {
+            wishes,
+            target: Some(Size::Part(20.0)),
+            ..Request::default()
+        };
+        let expected = Rule {
+            max_used: Some(20 * GB),
+            ..Rule::default()
+        };
         assert_eq!(of.requested(&request, disk).rules, [expected]);
         // Not passed: nothing goes.
         let small = facts(100 * GB, 60 * GB, 30 * GB);
-        assert_eq!(of.requested(&request, small).rules, [Rule { max_used: Some(50 * GB), ..Rule::default() }]);
-        let request = Request { use_default: true, ..request };
+        assert_eq!(
+            of.requested(&request, small).rules,
+            [Rule {
+                max_used: Some(50 * GB),
+                ..Rule::default()
+            }]
+        );
+        let request = Request {
+            use_default: true,
+            ..request
+        };
         let rule = of.requested(&request, small).rules.pop().expect("a rule");
-        assert_eq!((rule.max_used, rule.min_free, rule.reserved), (Some(50 * GB), Some(20 * GB), 10 * GB));
-        let only_target = Request { target: Some(Size::Bytes(GB)), ..Request::default() };
-        assert_eq!(of.requested(&only_target, small).rules, [Rule { max_used: Some(GB), ..Rule::default() }]);
+        assert_eq!(
+            (rule.max_used, rule.min_free, rule.reserved),
+            (Some(50 * GB), Some(20 * GB), 10 * GB)
+        );
+        let only_target = Request {
+            target: Some(Size::Bytes(GB)),
+            ..Request::default()
+        };
+        assert_eq!(
+            of.requested(&only_target, small).rules,
+            [Rule {
+                max_used: Some(GB),
+                ..Rule::default()
+            }]
+        );
     }
     #[tokio::test]
     async fn root_what_is_over_the_limits_goes_unless_it_is_in_use() {
         let gc = serde_json::json!({"maxUsedSpace": 0, "minFreeSpace": 0, "reservedSpace": 0});
         let gc = serde_json::from_value(gc).expect("a configuration");
-        let kit = Kit::with(config::Config { gc, ..config::Config::default() });
+        let kit = Kit::with(config::Config {
+            gc,
+            ..config::Config::default()
+        });
         let session = kit.session(View::DEFAULT);
-        session.leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}").await;
+        session
+            .leaf("{directory{withNewFile(path:\"f\",contents:\"x\"){entries}}}")
+            .await;
         assert_eq!(kit.engine.collect().await.expect("a collection").removed, 0);
         session.0.session.solver.forget();
         assert_eq!(kit.engine.collect().await.expect("a collection").removed, 1);

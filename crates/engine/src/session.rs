@@ -94,6 +94,8 @@ impl Session {
     /// Ends what the session still holds in the engine.
     pub async fn close(&self, engine: &crate::Engine) {
         self.services.close().await;
+        // What it remembers keeps trees in use.
+        self.solver.forget();
         engine.networking.close_session(&self.network);
         lock(&self.secrets).clear();
         lock(&self.registry_auth).clear();

@@ -2,18 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use graph::{
-    Request,
-    resolve::View,
-    solve::Solver,
-};
+use graph::{Request, resolve::View, solve::Solver};
 use serde_json::Value as Json;
 use wire::{ClientInfo, LinkError, LinkErrorKind, LinkRequest};
 
 use crate::{
     Ctx, Engine,
     config::{self, Config},
-    link::{ClientLink, Io, LinkFuture},
+    link::{ClientLink, Io, LinkFuture, Listener},
     progress::Progress,
     session::{Client, Session},
 };
@@ -23,9 +19,22 @@ struct NoLink;
 
 impl ClientLink for NoLink {
     fn open(&self, _: LinkRequest) -> LinkFuture<'_, Result<Box<dyn Io>, LinkError>> {
-        Box::pin(async {
-            Err(LinkError { kind: LinkErrorKind::NotFound, message: "there is no machine behind this client".to_owned() })
-        })
+        Box::pin(async { Err(nobody()) })
+    }
+
+    fn listen(
+        &self,
+        _: wire::link::Network,
+        _: String,
+    ) -> LinkFuture<'_, Result<Listener, LinkError>> {
+        Box::pin(async { Err(nobody()) })
+    }
+}
+
+fn nobody() -> LinkError {
+    LinkError {
+        kind: LinkErrorKind::NotFound,
+        message: "there is no machine behind this client".to_owned(),
     }
 }
 
@@ -44,22 +53,44 @@ impl Kit {
     pub(crate) fn with(config: Config) -> Self {
         // Overlay mounts need a file system that is no overlay; the RAM disk is none, and fast.
         let shm = PathBuf::from("/dev/shm");
-        let base = if shm.is_dir() { shm } else { std::env::temp_dir() };
+        let base = if shm.is_dir() {
+            shm
+        } else {
+            std::env::temp_dir()
+        };
         let dir = base.join(format!("bodkin-engine-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&dir).expect("a new directory");
-        let config = Config { network: config::Network { disabled: true, ..config.network }, ..config };
-        Self { engine: Engine::open(config, &dir).expect("an engine"), dir }
+        let config = Config {
+            network: config::Network {
+                disabled: true,
+                ..config.network
+            },
+            ..config
+        };
+        Self {
+            engine: Engine::open(config, &dir).expect("an engine"),
+            dir,
+        }
     }
 
     /// A new session for a client of version `view`.
     pub(crate) fn session(&self, view: View) -> Asker {
-        let info = ClientInfo { version: Some(view.to_string()), workdir: "/".to_owned(), ..ClientInfo::default() };
+        let info = ClientInfo {
+            version: Some(view.to_string()),
+            workdir: "/".to_owned(),
+            ..ClientInfo::default()
+        };
         let solver = Solver::new(self.engine.schema.clone());
         // Nobody watches.
         let (progress, _) = Progress::new();
         let session = Session::new(uuid::Uuid::new_v4().to_string(), solver, progress);
         let client = Client::new(info, Arc::new(NoLink));
-        Asker(Ctx { engine: self.engine.clone(), session: Arc::new(session), client: Arc::new(client), span: 0 })
+        Asker(Ctx {
+            engine: self.engine.clone(),
+            session: Arc::new(session),
+            client: Arc::new(client),
+            span: 0,
+        })
     }
 }
 
@@ -76,8 +107,16 @@ pub(crate) struct Asker(pub(crate) Ctx);
 impl Asker {
     /// The whole answer.
     pub(crate) async fn answer(&self, query: &str) -> Json {
-        let request = Request { query: query.to_owned(), ..Request::default() };
-        let response = self.0.session.solver.run(&self.0, self.0.client.view, request).await;
+        let request = Request {
+            query: query.to_owned(),
+            ..Request::default()
+        };
+        let response = self
+            .0
+            .session
+            .solver
+            .run(&self.0, self.0.client.view, request)
+            .await;
         serde_json::from_slice(&response.body).expect("JSON")
     }
 
@@ -103,12 +142,17 @@ impl Asker {
     /// A text at the end of the only way.
     pub(crate) async fn text(&self, query: &str) -> String {
         let leaf = self.leaf(query).await;
-        leaf.as_str().unwrap_or_else(|| panic!("{query}: {leaf}")).to_owned()
+        leaf.as_str()
+            .unwrap_or_else(|| panic!("{query}: {leaf}"))
+            .to_owned()
     }
 
     /// The first error's message.
     pub(crate) async fn error(&self, query: &str) -> String {
         let answer = self.answer(query).await;
-        answer["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("{query}: {answer}")).to_owned()
+        answer["errors"][0]["message"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{query}: {answer}"))
+            .to_owned()
     }
 }

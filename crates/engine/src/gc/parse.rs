@@ -51,7 +51,9 @@ const UNITS: [(&str, u64); 16] = [
 /// `512MB`, `10GiB`, `1.5 GB`, `10%` or bytes. `None` when it is no size.
 pub fn parse_size(text: &str) -> Option<Size> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
     let amount: f64 = number.parse().ok()?;
     let unit = unit.trim().to_ascii_lowercase();
@@ -83,7 +85,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, behind) = rest.split_at_checked(digits)?;
         let amount: f64 = number.parse().ok()?;
-        let unit_len = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
+        let unit_len = behind
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(behind.len());
         let (unit, behind) = behind.split_at_checked(unit_len)?;
         let seconds = match unit {
             "ns" => 1e-9,
@@ -102,10 +106,16 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// A setting that is a size.
 pub(super) fn size_setting(key: &str, value: Option<&Value>) -> Result<Option<Size>, GcError> {
-    let wrong = |found: &Value| GcError::Size { key: key.to_owned(), found: found.to_string() };
+    let wrong = |found: &Value| GcError::Size {
+        key: key.to_owned(),
+        found: found.to_string(),
+    };
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(v @ Value::Number(n)) => n.as_u64().map(|n| Some(Size::Bytes(n))).ok_or_else(|| wrong(v)),
+        Some(v @ Value::Number(n)) => n
+            .as_u64()
+            .map(|n| Some(Size::Bytes(n)))
+            .ok_or_else(|| wrong(v)),
         Some(v @ Value::String(s)) => parse_size(s).map(Some).ok_or_else(|| wrong(v)),
         Some(v) => Err(wrong(v)),
     }
@@ -127,7 +137,10 @@ struct Raw {
 
 /// A rule of `policies`, which is called `key`.
 pub(super) fn rule(key: &str, value: &Value) -> Result<WishedRule, GcError> {
-    let raw = Raw::deserialize(value).map_err(|e| GcError::Policy { key: key.to_owned(), problem: e.to_string() })?;
+    let raw = Raw::deserialize(value).map_err(|e| GcError::Policy {
+        key: key.to_owned(),
+        problem: e.to_string(),
+    })?;
     let key = |name: &str| format!("{key}.{name}");
     let mut kinds = Vec::new();
     for filter in raw.filters.iter().flat_map(|f| f.split(',')) {
@@ -135,7 +148,12 @@ pub(super) fn rule(key: &str, value: &Value) -> Result<WishedRule, GcError> {
             Some("exec.cachemount") => EntryKind::Volume,
             Some("regular" | "source.local" | "source.git.checkout") => EntryKind::Result,
             Some("source.image") => EntryKind::Blob,
-            _ => return Err(GcError::Filter { key: key("filters"), found: format!("{filter:?}") }),
+            _ => {
+                return Err(GcError::Filter {
+                    key: key("filters"),
+                    found: format!("{filter:?}"),
+                });
+            }
         };
         if !kinds.contains(&kind) {
             kinds.push(kind);
@@ -147,7 +165,10 @@ pub(super) fn rule(key: &str, value: &Value) -> Result<WishedRule, GcError> {
         Some(v) => {
             let text = v.as_str().map_or_else(|| v.to_string(), str::to_owned);
             let parsed = parse_duration(&text);
-            Some(parsed.ok_or_else(|| GcError::Duration { key: key("keepDuration"), found: v.to_string() })?)
+            Some(parsed.ok_or_else(|| GcError::Duration {
+                key: key("keepDuration"),
+                found: v.to_string(),
+            })?)
         }
     };
     let wishes = Wishes {
@@ -156,7 +177,11 @@ pub(super) fn rule(key: &str, value: &Value) -> Result<WishedRule, GcError> {
         min_free: size("minFreeSpace", &raw.min_free_space)?,
         sweep: size("sweepSize", &raw.sweep_size)?,
     };
-    Ok(WishedRule { kinds, unused_for: unused_for.filter(|d| !d.is_zero()), wishes })
+    Ok(WishedRule {
+        kinds,
+        unused_for: unused_for.filter(|d| !d.is_zero()),
+        wishes,
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use serde::Deserialize;
 
 use super::{
     function::{Function, FunctionArg},
-    typedef::{About, Enum, EnumValue, Field, Input, Interface, Kind, Object, Shape, TypeDef, TypeDefError},
+    typedef::{
+        About, Enum, EnumValue, Field, Input, Interface, Kind, Object, Shape, TypeDef, TypeDefError,
+    },
 };
 use crate::Ctx;
 
@@ -37,13 +39,24 @@ pub(super) type Types = Arc<[Arc<TypeDef>]>;
 impl CoreTypes {
     /// All types the view has.
     pub(super) async fn of(&self, ctx: &Ctx, view: View) -> Result<Types, Error> {
-        if let Some(types) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&view) {
+        if let Some(types) = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&view)
+        {
             return Ok(types.clone());
         }
-        let request = Request { query: INTROSPECTION.into(), ..Request::default() };
+        let request = Request {
+            query: INTROSPECTION.into(),
+            ..Request::default()
+        };
         let answer = ctx.session.solver.run(ctx, view, request).await;
-        let parsed: Answer = serde_json::from_slice(&answer.body)
-            .map_err(|e| Error::internal(format!("the schema's introspection of view {view} is not what is expected: {e}")))?;
+        let parsed: Answer = serde_json::from_slice(&answer.body).map_err(|e| {
+            Error::internal(format!(
+                "the schema's introspection of view {view} is not what is expected: {e}"
+            ))
+        })?;
         let types: Types = describe(&parsed.data.schema.types)?.into();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() < MAX_VIEWS {
@@ -148,7 +161,11 @@ fn about(name: &str, description: &Option<String>, deprecated: &Option<String>) 
 
 /// Describes all types of an introspection that mean something to users.
 fn describe(types: &[TypeOf]) -> Result<Vec<Arc<TypeDef>>, TypeDefError> {
-    let objects = types.iter().filter(|t| t.kind == "OBJECT" || t.kind == "INTERFACE").map(|t| t.name.as_str()).collect();
+    let objects = types
+        .iter()
+        .filter(|t| t.kind == "OBJECT" || t.kind == "INTERFACE")
+        .map(|t| t.name.as_str())
+        .collect();
     let names = Names(objects);
     let mut out = Vec::new();
     for ty in types.iter().filter(|t| !t.name.starts_with('_')) {
@@ -160,7 +177,10 @@ fn describe(types: &[TypeOf]) -> Result<Vec<Arc<TypeDef>>, TypeDefError> {
                 Shape::Enum(_) => Kind::Enum,
                 Shape::Plain | Shape::List(_) | Shape::Scalar(_) => Kind::Scalar,
             };
-            out.push(Arc::new(TypeDef { shape, ..TypeDef::of(kind) }));
+            out.push(Arc::new(TypeDef {
+                shape,
+                ..TypeDef::of(kind)
+            }));
         }
     }
     Ok(out)
@@ -179,45 +199,85 @@ impl Names<'_> {
                     return Ok(None);
                 }
                 let functions = self.functions(fields)?;
-                Some(Shape::Object(Arc::new(Object { about: about_type, fields: vec![], functions, constructor: None })))
+                Some(Shape::Object(Arc::new(Object {
+                    about: about_type,
+                    fields: vec![],
+                    functions,
+                    constructor: None,
+                })))
             }
             "INTERFACE" => {
                 let functions = self.functions(ty.fields.as_deref().unwrap_or_default())?;
-                Some(Shape::Interface(Arc::new(Interface { about: about_type, functions })))
+                Some(Shape::Interface(Arc::new(Interface {
+                    about: about_type,
+                    functions,
+                })))
             }
             "INPUT_OBJECT" => {
                 let fields = ty.input_fields.as_deref().unwrap_or_default().iter();
-                let field = |f: &InputOf| Arc::new(Field { about: f.about(), ty: Arc::new(self.argument(f)) });
-                Some(Shape::Input(Arc::new(Input { about: about_type, fields: fields.map(field).collect() })))
+                let field = |f: &InputOf| {
+                    Arc::new(Field {
+                        about: f.about(),
+                        ty: Arc::new(self.argument(f)),
+                    })
+                };
+                Some(Shape::Input(Arc::new(Input {
+                    about: about_type,
+                    fields: fields.map(field).collect(),
+                })))
             }
             "ENUM" => {
-                let values = ty.enum_values.as_deref().unwrap_or_default().iter().map(|v| {
-                    let value = directive(&v.directives, "enumValue", "value").unwrap_or_else(|| v.name.clone());
-                    Arc::new(EnumValue { about: about(&v.name, &v.description, &v.deprecation_reason), value: value.into() })
-                });
-                Some(Shape::Enum(Arc::new(Enum { about: about_type, values: values.collect() })))
+                let values = ty
+                    .enum_values
+                    .as_deref()
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|v| {
+                        let value = directive(&v.directives, "enumValue", "value")
+                            .unwrap_or_else(|| v.name.clone());
+                        Arc::new(EnumValue {
+                            about: about(&v.name, &v.description, &v.deprecation_reason),
+                            value: value.into(),
+                        })
+                    });
+                Some(Shape::Enum(Arc::new(Enum {
+                    about: about_type,
+                    values: values.collect(),
+                })))
             }
-            "SCALAR" if !self.is_known_scalar(&ty.name) => Some(Shape::Scalar(Arc::new(about_type))),
+            "SCALAR" if !self.is_known_scalar(&ty.name) => {
+                Some(Shape::Scalar(Arc::new(about_type)))
+            }
             _ => None,
         })
     }
 
     /// Scalars that are a kind of their own or stand for an object.
     fn is_known_scalar(&self, name: &str) -> bool {
-        matches!(name, "String" | "Int" | "Float" | "Boolean" | "ID" | "Void") || self.of_id(name).is_some()
+        matches!(name, "String" | "Int" | "Float" | "Boolean" | "ID" | "Void")
+            || self.of_id(name).is_some()
     }
 
     /// The object that an ID scalar names.
     fn of_id<'n>(&self, scalar: &'n str) -> Option<&'n str> {
-        scalar.strip_suffix("ID").filter(|object| self.0.contains(object))
+        scalar
+            .strip_suffix("ID")
+            .filter(|object| self.0.contains(object))
     }
 
     fn functions(&self, fields: &[FieldOf]) -> Result<Vec<Arc<Function>>, TypeDefError> {
         let mut out = Vec::with_capacity(fields.len());
         for field in fields.iter().filter(|f| f.name != "id") {
             let returns = Arc::new(self.reference(&field.ty, None, false));
-            let mut function = Function::new(about(&field.name, &field.description, &field.deprecation_reason), returns)?;
-            function.args = field.args.iter().map(|a| Arc::new(self.function_arg(a))).collect();
+            let mut function = Function::new(
+                about(&field.name, &field.description, &field.deprecation_reason),
+                returns,
+            )?;
+            function.args = field
+                .args
+                .iter()
+                .map(|a| Arc::new(self.function_arg(a)))
+                .collect();
             out.push(Arc::new(function));
         }
         Ok(out)
@@ -227,7 +287,10 @@ impl Names<'_> {
         FunctionArg {
             about: arg.about(),
             ty: Arc::new(self.argument(arg)),
-            default_value: arg.default_value.as_deref().map(|text| json_of_literal(text).into()),
+            default_value: arg
+                .default_value
+                .as_deref()
+                .map(|text| json_of_literal(text).into()),
             default_path: "".into(),
             default_address: "".into(),
             ignore: vec![],
@@ -252,20 +315,42 @@ impl Names<'_> {
             "NON_NULL" => return inner(ty).with_optional(false),
             "LIST" => {
                 let element = Arc::new(inner(ty));
-                TypeDef { depth: element.depth + 1, shape: Shape::List(element), ..TypeDef::of(Kind::List) }
+                TypeDef {
+                    depth: element.depth + 1,
+                    shape: Shape::List(element),
+                    ..TypeDef::of(Kind::List)
+                }
             }
             "OBJECT" => TypeDef::object(name),
             "INTERFACE" => {
-                let interface = Interface { about: simple(name), functions: vec![] };
-                TypeDef { shape: Shape::Interface(Arc::new(interface)), ..TypeDef::of(Kind::Interface) }
+                let interface = Interface {
+                    about: simple(name),
+                    functions: vec![],
+                };
+                TypeDef {
+                    shape: Shape::Interface(Arc::new(interface)),
+                    ..TypeDef::of(Kind::Interface)
+                }
             }
             "INPUT_OBJECT" => {
-                let of = Input { about: simple(name), fields: vec![] };
-                TypeDef { shape: Shape::Input(Arc::new(of)), ..TypeDef::of(Kind::Input) }
+                let of = Input {
+                    about: simple(name),
+                    fields: vec![],
+                };
+                TypeDef {
+                    shape: Shape::Input(Arc::new(of)),
+                    ..TypeDef::of(Kind::Input)
+                }
             }
             "ENUM" => {
-                let of = Enum { about: simple(name), values: vec![] };
-                TypeDef { shape: Shape::Enum(Arc::new(of)), ..TypeDef::of(Kind::Enum) }
+                let of = Enum {
+                    about: simple(name),
+                    values: vec![],
+                };
+                TypeDef {
+                    shape: Shape::Enum(Arc::new(of)),
+                    ..TypeDef::of(Kind::Enum)
+                }
             }
             _ => match (name, expected, self.of_id(name)) {
                 ("String", ..) => TypeDef::of(Kind::String),
@@ -274,7 +359,10 @@ impl Names<'_> {
                 ("Boolean", ..) => TypeDef::of(Kind::Boolean),
                 ("Void", ..) => TypeDef::of(Kind::Void),
                 ("ID", Some(object), _) | (_, _, Some(object)) if input => TypeDef::object(object),
-                _ => TypeDef { shape: Shape::Scalar(Arc::new(simple(name))), ..TypeDef::of(Kind::Scalar) },
+                _ => TypeDef {
+                    shape: Shape::Scalar(Arc::new(simple(name))),
+                    ..TypeDef::of(Kind::Scalar)
+                },
             },
         };
         made.with_optional(true)
@@ -339,12 +427,18 @@ mod tests {
             ("false", "false"),
             ("OCIMediaTypes", "\"OCIMediaTypes\""),
             ("[A, B]", "[\"A\", \"B\"]"),
-            ("{port: 80, protocol: TCP}", "{\"port\": 80, \"protocol\": \"TCP\"}"),
+            (
+                "{port: 80, protocol: TCP}",
+                "{\"port\": 80, \"protocol\": \"TCP\"}",
+            ),
             ("[]", "[]"),
         ];
         for (text, json) in cases {
             assert_eq!(json_of_literal(text), json);
-            assert!(serde_json::from_str::<serde_json::Value>(json).is_ok(), "{json}");
+            assert!(
+                serde_json::from_str::<serde_json::Value>(json).is_ok(),
+                "{json}"
+            );
         }
     }
 
@@ -383,11 +477,20 @@ mod tests {
         ]));
         let names: Vec<String> = of.iter().map(|t| t.name()).collect();
         assert_eq!(names, ["Query", "Box", "Platform"]);
-        let Shape::Object(query) = &of[0].shape else { panic!("an object") };
+        let Shape::Object(query) = &of[0].shape else {
+            panic!("an object")
+        };
         let open = &query.functions[0];
-        assert_eq!((open.returns.name().as_str(), open.returns.kind), ("BoxID", Some(Kind::Scalar)));
+        assert_eq!(
+            (open.returns.name().as_str(), open.returns.kind),
+            ("BoxID", Some(Kind::Scalar))
+        );
         assert!(open.returns.optional);
-        let args: Vec<_> = open.args.iter().map(|a| (a.ty.name(), a.ty.kind_name(), a.ty.optional)).collect();
+        let args: Vec<_> = open
+            .args
+            .iter()
+            .map(|a| (a.ty.name(), a.ty.kind_name(), a.ty.optional))
+            .collect();
         let expected = [
             ("Box".to_owned(), "OBJECT_KIND", false),
             ("Box".to_owned(), "OBJECT_KIND", false),

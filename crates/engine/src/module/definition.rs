@@ -85,10 +85,17 @@ impl Module {
 }
 
 fn expected(expected: &'static str, ty: &TypeDef) -> TypeDefError {
-    TypeDefError::Expected { expected, found: ty.kind.map_or("unknown", |k| k.name()) }
+    TypeDefError::Expected {
+        expected,
+        found: ty.kind.map_or("unknown", |k| k.name()),
+    }
 }
 
-fn add(list: &mut Vec<Arc<TypeDef>>, ty: Arc<TypeDef>, what: &'static str) -> Result<(), TypeDefError> {
+fn add(
+    list: &mut Vec<Arc<TypeDef>>,
+    ty: Arc<TypeDef>,
+    what: &'static str,
+) -> Result<(), TypeDefError> {
     if list.len() >= MAX_MEMBERS {
         return Err(TypeDefError::TooMany(what));
     }
@@ -109,10 +116,17 @@ pub struct GeneratedCode {
 
 /// Binds all fields.
 pub(super) fn bind(b: &mut Binder) {
-    b.bind("Query.module", Memo::Session, |inv| async move { Ok(inv.object(Arc::new(Module::default()))) });
+    b.bind("Query.module", Memo::Session, |inv| async move {
+        Ok(inv.object(Arc::new(Module::default())))
+    });
     b.bind("Module.withDescription", Memo::Session, |inv| async move {
         let description = inv.args.str("description").into();
-        changed(&inv, |m| Ok(Module { description, ..m.clone() }))
+        changed(&inv, |m| {
+            Ok(Module {
+                description,
+                ..m.clone()
+            })
+        })
     });
     b.bind("Module.withObject", Memo::Session, |inv| async move {
         let ty = type_arg(&inv, "object").await?;
@@ -126,11 +140,21 @@ pub(super) fn bind(b: &mut Binder) {
         let ty = type_arg(&inv, "enum").await?;
         changed(&inv, |m| m.with_enum(ty))
     });
-    b.bind("Module.name", Memo::Never, |inv| async move { Ok(Value::String(this(&inv)?.name.clone())) });
-    b.bind("Module.description", Memo::Never, |inv| async move { Ok(Value::String(this(&inv)?.description.clone())) });
-    b.bind("Module.objects", Memo::Session, |inv| async move { Ok(inv.objects(this(&inv)?.objects.iter().cloned())) });
-    b.bind("Module.interfaces", Memo::Session, |inv| async move { Ok(inv.objects(this(&inv)?.interfaces.iter().cloned())) });
-    b.bind("Module.enums", Memo::Session, |inv| async move { Ok(inv.objects(this(&inv)?.enums.iter().cloned())) });
+    b.bind("Module.name", Memo::Never, |inv| async move {
+        Ok(Value::String(this(&inv)?.name.clone()))
+    });
+    b.bind("Module.description", Memo::Never, |inv| async move {
+        Ok(Value::String(this(&inv)?.description.clone()))
+    });
+    b.bind("Module.objects", Memo::Session, |inv| async move {
+        Ok(inv.objects(this(&inv)?.objects.iter().cloned()))
+    });
+    b.bind("Module.interfaces", Memo::Session, |inv| async move {
+        Ok(inv.objects(this(&inv)?.interfaces.iter().cloned()))
+    });
+    b.bind("Module.enums", Memo::Session, |inv| async move {
+        Ok(inv.objects(this(&inv)?.enums.iter().cloned()))
+    });
     b.bind("Module.sync", Memo::Session, |inv| async move {
         this(&inv)?;
         Ok(inv.this.map_or(Value::Null, Value::Object))
@@ -142,31 +166,69 @@ fn this(inv: &Invocation<Ctx>) -> Result<&Module, Error> {
     inv.this::<Arc<Module>>().map(|m| &**m)
 }
 
-fn changed(inv: &Invocation<Ctx>, change: impl FnOnce(&Module) -> Result<Module, TypeDefError>) -> Result<Value, Error> {
+fn changed(
+    inv: &Invocation<Ctx>,
+    change: impl FnOnce(&Module) -> Result<Module, TypeDefError>,
+) -> Result<Value, Error> {
     Ok(inv.object(Arc::new(change(this(inv)?)?)))
 }
 
 fn generated_code(b: &mut Binder) {
     b.bind("Query.generatedCode", Memo::Session, |inv| async move {
-        let id = inv.args.id("code").ok_or_else(|| Error::internal("the required argument `code` is missing"))?;
+        let id = inv
+            .args
+            .id("code")
+            .ok_or_else(|| Error::internal("the required argument `code` is missing"))?;
         let code = inv.ctx.load_object(id).await?;
-        Ok(inv.object(GeneratedCode { code, vcs_generated: vec![], vcs_ignored: vec![] }))
+        Ok(inv.object(GeneratedCode {
+            code,
+            vcs_generated: vec![],
+            vcs_ignored: vec![],
+        }))
     });
-    b.bind("GeneratedCode.code", Memo::Session, |inv| async move { Ok(Value::Object(inv.this::<GeneratedCode>()?.code.clone())) });
-    b.bind("GeneratedCode.vcsGeneratedPaths", Memo::Never, |inv| async move {
-        Ok(Value::strings(inv.this::<GeneratedCode>()?.vcs_generated.iter().cloned()))
+    b.bind("GeneratedCode.code", Memo::Session, |inv| async move {
+        Ok(Value::Object(inv.this::<GeneratedCode>()?.code.clone()))
     });
-    b.bind("GeneratedCode.vcsIgnoredPaths", Memo::Never, |inv| async move {
-        Ok(Value::strings(inv.this::<GeneratedCode>()?.vcs_ignored.iter().cloned()))
-    });
-    b.bind("GeneratedCode.withVCSGeneratedPaths", Memo::Session, |inv| async move {
-        let vcs_generated = inv.args.strings("paths");
-        Ok(inv.object(GeneratedCode { vcs_generated, ..inv.this::<GeneratedCode>()?.clone() }))
-    });
-    b.bind("GeneratedCode.withVCSIgnoredPaths", Memo::Session, |inv| async move {
-        let vcs_ignored = inv.args.strings("paths");
-        Ok(inv.object(GeneratedCode { vcs_ignored, ..inv.this::<GeneratedCode>()?.clone() }))
-    });
+    b.bind(
+        "GeneratedCode.vcsGeneratedPaths",
+        Memo::Never,
+        |inv| async move {
+            Ok(Value::strings(
+                inv.this::<GeneratedCode>()?.vcs_generated.iter().cloned(),
+            ))
+        },
+    );
+    b.bind(
+        "GeneratedCode.vcsIgnoredPaths",
+        Memo::Never,
+        |inv| async move {
+            Ok(Value::strings(
+                inv.this::<GeneratedCode>()?.vcs_ignored.iter().cloned(),
+            ))
+        },
+    );
+    b.bind(
+        "GeneratedCode.withVCSGeneratedPaths",
+        Memo::Session,
+        |inv| async move {
+            let vcs_generated = inv.args.strings("paths");
+            Ok(inv.object(GeneratedCode {
+                vcs_generated,
+                ..inv.this::<GeneratedCode>()?.clone()
+            }))
+        },
+    );
+    b.bind(
+        "GeneratedCode.withVCSIgnoredPaths",
+        Memo::Session,
+        |inv| async move {
+            let vcs_ignored = inv.args.strings("paths");
+            Ok(inv.object(GeneratedCode {
+                vcs_ignored,
+                ..inv.this::<GeneratedCode>()?.clone()
+            }))
+        },
+    );
 }
 
 #[cfg(test)]
@@ -183,20 +245,47 @@ mod tests {
     fn modules_take_what_they_are_given_for() {
         let text = Arc::new(TypeDef::of(Kind::String));
         let refused = Module::default().with_object(text.clone());
-        assert_eq!(refused, Err(TypeDefError::Expected { expected: "object", found: "STRING_KIND" }));
+        assert_eq!(
+            refused,
+            Err(TypeDefError::Expected {
+                expected: "object",
+                found: "STRING_KIND"
+            })
+        );
         assert!(Module::default().with_enum(text.clone()).is_err());
         assert!(Module::default().with_interface(text).is_err());
-        let of = TypeDef::default().with_object(About::of_type("thing", "")).expect("an object");
-        assert_eq!(Module::default().with_object(Arc::new(of)).expect("a module").objects.len(), 1);
+        let of = TypeDef::default()
+            .with_object(About::of_type("thing", ""))
+            .expect("an object");
+        assert_eq!(
+            Module::default()
+                .with_object(Arc::new(of))
+                .expect("a module")
+                .objects
+                .len(),
+            1
+        );
     }
 
     #[test]
     fn ids_are_the_engines() {
         let text = Arc::new(TypeDef::of(Kind::String));
-        let of = TypeDef::default().with_object(About::of_type("thing", "")).expect("an object");
-        let field = of.with_field(Field { about: About::of_field("ID", ""), ty: text.clone() }).expect("a field");
-        let error = Module::default().with_object(Arc::new(field)).expect_err("reserved");
-        assert_eq!(error.to_string(), "cannot define field with reserved name \"id\" on object \"Thing\"");
+        let of = TypeDef::default()
+            .with_object(About::of_type("thing", ""))
+            .expect("an object");
+        let field = of
+            .with_field(Field {
+                about: About::of_field("ID", ""),
+                ty: text.clone(),
+            })
+            .expect("a field");
+        let error = Module::default()
+            .with_object(Arc::new(field))
+            .expect_err("reserved");
+        assert_eq!(
+            error.to_string(),
+            "cannot define field with reserved name \"id\" on object \"Thing\""
+        );
         let function = Function::new(About::of_field("id", ""), text).expect("a function");
         let function = of.with_function(Arc::new(function)).expect("an object");
         assert!(Module::default().with_object(Arc::new(function)).is_err());

@@ -30,19 +30,32 @@ pub struct FailureValue {
 /// Binds all fields.
 pub(super) fn bind(b: &mut Binder) {
     b.bind("Query.error", Memo::Session, |inv| async move {
-        Ok(inv.object(Failure { message: inv.args.str("message").into(), values: vec![] }))
+        Ok(inv.object(Failure {
+            message: inv.args.str("message").into(),
+            values: vec![],
+        }))
     });
-    b.bind("Error.message", Memo::Never, |inv| async move { Ok(Value::String(inv.this::<Failure>()?.message.clone())) });
-    b.bind("Error.values", Memo::Session, |inv| async move { Ok(inv.objects(inv.this::<Failure>()?.values.iter().cloned())) });
+    b.bind("Error.message", Memo::Never, |inv| async move {
+        Ok(Value::String(inv.this::<Failure>()?.message.clone()))
+    });
+    b.bind("Error.values", Memo::Session, |inv| async move {
+        Ok(inv.objects(inv.this::<Failure>()?.values.iter().cloned()))
+    });
     b.bind("Error.withValue", Memo::Session, |inv| async move {
         let mut failure = inv.this::<Failure>()?.clone();
         if failure.values.len() >= MAX_VALUES {
-            return Err(Error::user(format!("an error may have at most {MAX_VALUES} values")));
+            return Err(Error::user(format!(
+                "an error may have at most {MAX_VALUES} values"
+            )));
         }
         let (name, value) = (inv.args.str("name").into(), inv.args.str("value").into());
         failure.values.push(FailureValue { name, value });
         Ok(inv.object(failure))
     });
-    b.bind("ErrorValue.name", Memo::Never, |inv| async move { Ok(Value::String(inv.this::<FailureValue>()?.name.clone())) });
-    b.bind("ErrorValue.value", Memo::Never, |inv| async move { Ok(Value::String(inv.this::<FailureValue>()?.value.clone())) });
+    b.bind("ErrorValue.name", Memo::Never, |inv| async move {
+        Ok(Value::String(inv.this::<FailureValue>()?.name.clone()))
+    });
+    b.bind("ErrorValue.value", Memo::Never, |inv| async move {
+        Ok(Value::String(inv.this::<FailureValue>()?.value.clone()))
+    });
 }

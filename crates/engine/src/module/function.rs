@@ -75,7 +75,14 @@ impl Function {
     /// Types inside types inside …
     pub fn new(about: About, returns: Arc<TypeDef>) -> Result<Self, TypeDefError> {
         let depth = above(returns.depth)?;
-        Ok(Self { about, args: vec![], returns, cache: CachePolicy::default(), roles: Roles::default(), depth })
+        Ok(Self {
+            about,
+            args: vec![],
+            returns,
+            cache: CachePolicy::default(),
+            roles: Roles::default(),
+            depth,
+        })
     }
 
     /// Adds an argument. One with a default path need not be given.
@@ -100,7 +107,10 @@ impl Function {
             return Err(TypeDefError::Ignore(name));
         }
         let depth = above(arg.ty.depth)?.max(self.depth);
-        let mut function = Self { depth, ..self.clone() };
+        let mut function = Self {
+            depth,
+            ..self.clone()
+        };
         function.args.push(Arc::new(arg));
         Ok(function)
     }
@@ -116,25 +126,35 @@ impl Function {
 pub(super) fn bind(b: &mut Binder) {
     b.bind("Query.function", Memo::Session, function);
     b.bind("Function.withArg", Memo::Session, with_arg);
-    b.bind("Function.withDescription", Memo::Session, |inv| async move {
-        let text = inv.args.str("description").into();
-        changed(&inv, |f| Ok(f.about_with(|about| about.description = text)))
-    });
+    b.bind(
+        "Function.withDescription",
+        Memo::Session,
+        |inv| async move {
+            let text = inv.args.str("description").into();
+            changed(&inv, |f| Ok(f.about_with(|about| about.description = text)))
+        },
+    );
     b.bind("Function.withSourceMap", Memo::Session, |inv| async move {
         let place = source_map_arg(&inv).await?;
         changed(&inv, |f| Ok(f.about_with(|about| about.source_map = place)))
     });
     b.bind("Function.withDeprecated", Memo::Session, |inv| async move {
         let reason = inv.args.str("reason").into();
-        changed(&inv, |f| Ok(f.about_with(|about| about.deprecated = Some(reason))))
+        changed(&inv, |f| {
+            Ok(f.about_with(|about| about.deprecated = Some(reason)))
+        })
     });
-    b.bind("Function.withCachePolicy", Memo::Session, |inv| async move {
-        let cache = CachePolicy {
-            rule: inv.args.str("policy").into(),
-            time_to_live: inv.args.opt_str("timeToLive").map(Into::into),
-        };
-        changed(&inv, |f| Ok(Function { cache, ..f.clone() }))
-    });
+    b.bind(
+        "Function.withCachePolicy",
+        Memo::Session,
+        |inv| async move {
+            let cache = CachePolicy {
+                rule: inv.args.str("policy").into(),
+                time_to_live: inv.args.opt_str("timeToLive").map(Into::into),
+            };
+            changed(&inv, |f| Ok(Function { cache, ..f.clone() }))
+        },
+    );
     let roles: [(&str, fn(&mut Roles)); 3] = [
         ("Function.withCheck", |r| r.check = true),
         ("Function.withGenerator", |r| r.generator = true),
@@ -154,35 +174,72 @@ pub(super) fn bind(b: &mut Binder) {
 }
 
 fn show_function(b: &mut Binder) {
-    b.bind("Function.name", Memo::Never, |inv| async move { Ok(Value::String(this(&inv)?.about.name.clone())) });
-    b.bind("Function.description", Memo::Never, |inv| async move { Ok(Value::String(this(&inv)?.about.description.clone())) });
-    b.bind("Function.deprecated", Memo::Never, |inv| async move { Ok(Value::opt_string(this(&inv)?.about.deprecated.clone())) });
-    b.bind("Function.sourceModuleName", Memo::Never, |inv| async move { Ok(Value::String(this(&inv)?.about.module.clone())) });
-    b.bind("Function.sourceMap", Memo::Session, |inv| async move { source_map_field(&inv, this(&inv)?.about.source_map.as_ref()) });
-    b.bind("Function.returnType", Memo::Session, |inv| async move { Ok(inv.object(this(&inv)?.returns.clone())) });
-    b.bind("Function.args", Memo::Session, |inv| async move { Ok(inv.objects(this(&inv)?.args.iter().cloned())) });
+    b.bind("Function.name", Memo::Never, |inv| async move {
+        Ok(Value::String(this(&inv)?.about.name.clone()))
+    });
+    b.bind("Function.description", Memo::Never, |inv| async move {
+        Ok(Value::String(this(&inv)?.about.description.clone()))
+    });
+    b.bind("Function.deprecated", Memo::Never, |inv| async move {
+        Ok(Value::opt_string(this(&inv)?.about.deprecated.clone()))
+    });
+    b.bind("Function.sourceModuleName", Memo::Never, |inv| async move {
+        Ok(Value::String(this(&inv)?.about.module.clone()))
+    });
+    b.bind("Function.sourceMap", Memo::Session, |inv| async move {
+        source_map_field(&inv, this(&inv)?.about.source_map.as_ref())
+    });
+    b.bind("Function.returnType", Memo::Session, |inv| async move {
+        Ok(inv.object(this(&inv)?.returns.clone()))
+    });
+    b.bind("Function.args", Memo::Session, |inv| async move {
+        Ok(inv.objects(this(&inv)?.args.iter().cloned()))
+    });
 }
 
 fn show_arg(b: &mut Binder) {
     fn arg(inv: &Invocation<Ctx>) -> Result<&FunctionArg, Error> {
         inv.this::<Arc<FunctionArg>>().map(|a| &**a)
     }
-    b.bind("FunctionArg.name", Memo::Never, |inv| async move { Ok(Value::String(arg(&inv)?.about.name.clone())) });
-    b.bind("FunctionArg.description", Memo::Never, |inv| async move { Ok(Value::String(arg(&inv)?.about.description.clone())) });
-    b.bind("FunctionArg.deprecated", Memo::Never, |inv| async move { Ok(Value::opt_string(arg(&inv)?.about.deprecated.clone())) });
-    b.bind("FunctionArg.defaultValue", Memo::Never, |inv| async move { Ok(Value::opt_string(arg(&inv)?.default_value.clone())) });
-    b.bind("FunctionArg.defaultPath", Memo::Never, |inv| async move { Ok(Value::String(arg(&inv)?.default_path.clone())) });
-    b.bind("FunctionArg.defaultAddress", Memo::Never, |inv| async move { Ok(Value::String(arg(&inv)?.default_address.clone())) });
-    b.bind("FunctionArg.ignore", Memo::Never, |inv| async move { Ok(Value::strings(arg(&inv)?.ignore.iter().cloned())) });
-    b.bind("FunctionArg.sourceMap", Memo::Session, |inv| async move { source_map_field(&inv, arg(&inv)?.about.source_map.as_ref()) });
-    b.bind("FunctionArg.typeDef", Memo::Session, |inv| async move { Ok(inv.object(arg(&inv)?.ty.clone())) });
+    b.bind("FunctionArg.name", Memo::Never, |inv| async move {
+        Ok(Value::String(arg(&inv)?.about.name.clone()))
+    });
+    b.bind("FunctionArg.description", Memo::Never, |inv| async move {
+        Ok(Value::String(arg(&inv)?.about.description.clone()))
+    });
+    b.bind("FunctionArg.deprecated", Memo::Never, |inv| async move {
+        Ok(Value::opt_string(arg(&inv)?.about.deprecated.clone()))
+    });
+    b.bind("FunctionArg.defaultValue", Memo::Never, |inv| async move {
+        Ok(Value::opt_string(arg(&inv)?.default_value.clone()))
+    });
+    b.bind("FunctionArg.defaultPath", Memo::Never, |inv| async move {
+        Ok(Value::String(arg(&inv)?.default_path.clone()))
+    });
+    b.bind(
+        "FunctionArg.defaultAddress",
+        Memo::Never,
+        |inv| async move { Ok(Value::String(arg(&inv)?.default_address.clone())) },
+    );
+    b.bind("FunctionArg.ignore", Memo::Never, |inv| async move {
+        Ok(Value::strings(arg(&inv)?.ignore.iter().cloned()))
+    });
+    b.bind("FunctionArg.sourceMap", Memo::Session, |inv| async move {
+        source_map_field(&inv, arg(&inv)?.about.source_map.as_ref())
+    });
+    b.bind("FunctionArg.typeDef", Memo::Session, |inv| async move {
+        Ok(inv.object(arg(&inv)?.ty.clone()))
+    });
 }
 
 fn this(inv: &Invocation<Ctx>) -> Result<&Function, Error> {
     inv.this::<Arc<Function>>().map(|f| &**f)
 }
 
-fn changed(inv: &Invocation<Ctx>, change: impl FnOnce(&Function) -> Result<Function, TypeDefError>) -> Result<Value, Error> {
+fn changed(
+    inv: &Invocation<Ctx>,
+    change: impl FnOnce(&Function) -> Result<Function, TypeDefError>,
+) -> Result<Value, Error> {
     Ok(inv.object(Arc::new(change(this(inv)?)?)))
 }
 
@@ -190,7 +247,9 @@ fn changed(inv: &Invocation<Ctx>, change: impl FnOnce(&Function) -> Result<Funct
 pub(super) async fn type_arg(inv: &Invocation<Ctx>, name: &str) -> Result<Arc<TypeDef>, Error> {
     match inv.args.id(name) {
         Some(id) => inv.ctx.load(id).await,
-        None => Err(Error::internal(format!("the required argument `{name}` is missing"))),
+        None => Err(Error::internal(format!(
+            "the required argument `{name}` is missing"
+        ))),
     }
 }
 
@@ -212,7 +271,10 @@ async fn with_arg(inv: Invocation<Ctx>) -> Result<Value, Error> {
     let arg = FunctionArg {
         about,
         ty,
-        default_value: args.opt_str("defaultValue").filter(|v| !v.is_empty()).map(Into::into),
+        default_value: args
+            .opt_str("defaultValue")
+            .filter(|v| !v.is_empty())
+            .map(Into::into),
         default_path: args.str("defaultPath").into(),
         default_address: args.str("defaultAddress").into(),
         ignore: args.strings("ignore"),
@@ -236,24 +298,42 @@ mod tests {
     }
 
     fn f() -> Function {
-        Function::new(About::of_field("f", ""), Arc::new(TypeDef::of(Kind::Void))).expect("a function")
+        Function::new(About::of_field("f", ""), Arc::new(TypeDef::of(Kind::Void)))
+            .expect("a function")
     }
 
     #[test]
     fn paths_are_for_files_and_directories_and_make_an_argument_optional() {
-        let with_path = |ty| FunctionArg { default_path: "/x".into(), ..arg(ty) };
-        let made = f().with_arg(with_path(TypeDef::object("Directory"))).expect("an argument");
+        let with_path = |ty| FunctionArg {
+            default_path: "/x".into(),
+            ..arg(ty)
+        };
+        let made = f()
+            .with_arg(with_path(TypeDef::object("Directory")))
+            .expect("an argument");
         assert!(made.args[0].ty.optional);
         let refused = f().with_arg(with_path(TypeDef::object("Container")));
         assert_eq!(refused, Err(TypeDefError::DefaultPath("Container".into())));
-        let both = FunctionArg { default_value: Some("1".into()), ..with_path(TypeDef::object("File")) };
-        assert_eq!(f().with_arg(both), Err(TypeDefError::TwoDefaults("x".into())));
+        let both = FunctionArg {
+            default_value: Some("1".into()),
+            ..with_path(TypeDef::object("File"))
+        };
+        assert_eq!(
+            f().with_arg(both),
+            Err(TypeDefError::TwoDefaults("x".into()))
+        );
     }
 
     #[test]
     fn patterns_are_for_directories() {
-        let with = |ty| FunctionArg { ignore: vec!["*.o".into()], ..arg(ty) };
-        assert_eq!(f().with_arg(with(TypeDef::of(Kind::String))), Err(TypeDefError::Ignore("STRING_KIND".into())));
+        let with = |ty| FunctionArg {
+            ignore: vec!["*.o".into()],
+            ..arg(ty)
+        };
+        assert_eq!(
+            f().with_arg(with(TypeDef::of(Kind::String))),
+            Err(TypeDefError::Ignore("STRING_KIND".into()))
+        );
         assert!(f().with_arg(with(TypeDef::object("Directory"))).is_ok());
     }
 }

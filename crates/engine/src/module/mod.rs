@@ -22,7 +22,10 @@ pub use definition::{GeneratedCode, Module};
 pub use error::{Failure, FailureValue};
 pub use function::{CachePolicy, Function, FunctionArg, Roles};
 pub use names::{field_name, type_name};
-pub use typedef::{About, Enum, EnumValue, Field, Input, Interface, Kind, Object, Shape, SourceMap, TypeDef, TypeDefError};
+pub use typedef::{
+    About, Enum, EnumValue, Field, Input, Interface, Kind, Object, Shape, SourceMap, TypeDef,
+    TypeDefError,
+};
 
 use crate::{Ctx, dispatch::Binder};
 
@@ -38,10 +41,14 @@ pub(crate) fn bind(b: &mut Binder) {
         async move { current_type_defs(inv, &types).await }
     });
     b.bind("Query.currentModule", Memo::Never, |_| async {
-        Err(Error::user("no current module: this client does not run inside a module"))
+        Err(Error::user(
+            "no current module: this client does not run inside a module",
+        ))
     });
     b.bind("Query.currentFunctionCall", Memo::Never, |_| async {
-        Err(Error::user("no current function call: this client does not run inside a function of a module"))
+        Err(Error::user(
+            "no current function call: this client does not run inside a function of a module",
+        ))
     });
 }
 

@@ -17,7 +17,9 @@ async fn root_descriptions_are_built_step_by_step() {
     let kit = Kit::new();
     let s = kit.session(OLD);
     let text = text_kind(&s).await;
-    let place = s.text("{sourceMap(filename:\"main.go\",line:3,column:7){id}}").await;
+    let place = s
+        .text("{sourceMap(filename:\"main.go\",line:3,column:7){id}}")
+        .await;
     let function = s
         .text(&format!(
             "{{function(name:\"greet_all\",returnType:\"{text}\"){{withDescription(description:\"says hello\"){{\
@@ -60,15 +62,28 @@ async fn root_ids_load_in_another_session() {
     let kit = Kit::new();
     let s = kit.session(OLD);
     let text = text_kind(&s).await;
-    let arg = format!("{{function(name:\"f\",returnType:\"{text}\"){{withArg(name:\"x\",typeDef:\"{text}\"){{args{{id}}}}}}}}");
+    let arg = format!(
+        "{{function(name:\"f\",returnType:\"{text}\"){{withArg(name:\"x\",typeDef:\"{text}\"){{args{{id}}}}}}}}"
+    );
     let list = s.leaf(&arg).await;
     let id = list[0]["id"].as_str().expect("an ID");
     let other = kit.session(OLD);
-    let shown = other.leaf(&format!("{{loadFunctionArgFromID(id:\"{id}\"){{name}}}}")).await;
+    let shown = other
+        .leaf(&format!("{{loadFunctionArgFromID(id:\"{id}\"){{name}}}}"))
+        .await;
     assert_eq!(shown, json!("x"));
-    let module = s.text("{module{withDescription(description:\"d\"){id}}}").await;
-    let shown = other.data(&format!("{{loadModuleFromID(id:\"{module}\"){{name description objects{{kind}}}}}}")).await;
-    assert_eq!(shown["loadModuleFromID"], json!({"name": "", "description": "d", "objects": []}));
+    let module = s
+        .text("{module{withDescription(description:\"d\"){id}}}")
+        .await;
+    let shown = other
+        .data(&format!(
+            "{{loadModuleFromID(id:\"{module}\"){{name description objects{{kind}}}}}}"
+        ))
+        .await;
+    assert_eq!(
+        shown["loadModuleFromID"],
+        json!({"name": "", "description": "d", "objects": []})
+    );
 }
 
 #[tokio::test]
@@ -88,15 +103,28 @@ async fn root_newer_clients_see_more() {
             "asEnum": {"sourceMap": null, "members": [{"name": "LOW", "value": "low", "deprecated": "no"}]},
         })
     );
-    assert_eq!(s.leaf("{typeDef{withKind(kind:STRING){kind}}}").await, json!("STRING_KIND"));
-    let shown = s.leaf("{error(message:\"m\"){withValue(name:\"n\",value:\"1\"){message values{name value}}}}").await;
-    assert_eq!(shown, json!({"message": "m", "values": [{"name": "n", "value": "1"}]}));
+    assert_eq!(
+        s.leaf("{typeDef{withKind(kind:STRING){kind}}}").await,
+        json!("STRING_KIND")
+    );
+    let shown = s
+        .leaf(
+            "{error(message:\"m\"){withValue(name:\"n\",value:\"1\"){message values{name value}}}}",
+        )
+        .await;
+    assert_eq!(
+        shown,
+        json!({"message": "m", "values": [{"name": "n", "value": "1"}]})
+    );
 }
 
 /// The entry of the list in which `as` has this name.
 fn find<'a>(types: &'a Json, as_: &str, name: &str) -> &'a Json {
     let all = types.as_array().expect("a list");
-    all.iter().map(|t| &t[as_]).find(|t| t["name"] == *name).unwrap_or_else(|| panic!("no {name}"))
+    all.iter()
+        .map(|t| &t[as_])
+        .find(|t| t["name"] == *name)
+        .unwrap_or_else(|| panic!("no {name}"))
 }
 
 #[tokio::test]
@@ -114,14 +142,30 @@ async fn root_all_types_are_described() {
         let container = find(&types, "asObject", "Container");
         let functions = container["functions"].as_array().expect("functions");
         assert!(!functions.iter().any(|f| f["name"] == "id"));
-        let function = functions.iter().find(|f| f["name"] == "withMountedDirectory").expect("a function");
+        let function = functions
+            .iter()
+            .find(|f| f["name"] == "withMountedDirectory")
+            .expect("a function");
         let args = function["args"].as_array().expect("arguments");
-        assert_eq!(args[1]["typeDef"], json!({"kind": "OBJECT_KIND", "optional": false, "asObject": {"name": "Directory"}}), "{view}");
+        assert_eq!(
+            args[1]["typeDef"],
+            json!({"kind": "OBJECT_KIND", "optional": false, "asObject": {"name": "Directory"}}),
+            "{view}"
+        );
         find(&types, "asObject", "Query");
-        assert_eq!(find(&types, "asInput", "BuildArg")["fields"], json!([{"name": "name"}, {"name": "value"}]));
+        assert_eq!(
+            find(&types, "asInput", "BuildArg")["fields"],
+            json!([{"name": "name"}, {"name": "value"}])
+        );
         find(&types, "asEnum", "NetworkProtocol");
         find(&types, "asScalar", "Platform");
-        for arg in types.as_array().expect("a list").iter().flat_map(|t| t["asObject"]["functions"].as_array()).flatten() {
+        for arg in types
+            .as_array()
+            .expect("a list")
+            .iter()
+            .flat_map(|t| t["asObject"]["functions"].as_array())
+            .flatten()
+        {
             for arg in arg["args"].as_array().expect("arguments") {
                 if let Some(text) = arg["defaultValue"].as_str() {
                     assert!(serde_json::from_str::<Json>(text).is_ok(), "{text}");
@@ -135,9 +179,27 @@ async fn root_all_types_are_described() {
 async fn root_nobody_is_inside_a_module() {
     let kit = Kit::new();
     let s = kit.session(OLD);
-    assert!(s.error("{currentModule{name}}").await.contains("does not run inside a module"));
-    assert!(s.error("{currentFunctionCall{name}}").await.contains("does not run inside a function"));
-    assert!(s.error("{module{initialize{id}}}").await.contains("Module.initialize is not available"));
+    assert!(
+        s.error("{currentModule{name}}")
+            .await
+            .contains("does not run inside a module")
+    );
+    assert!(
+        s.error("{currentFunctionCall{name}}")
+            .await
+            .contains("does not run inside a function")
+    );
+    assert!(
+        s.error("{module{initialize{id}}}")
+            .await
+            .contains("Module.initialize is not available")
+    );
     let text = text_kind(&s).await;
-    assert!(s.error(&format!("{{module{{withObject(object:\"{text}\"){{id}}}}}}")).await.contains("expected the description of an object"));
+    assert!(
+        s.error(&format!(
+            "{{module{{withObject(object:\"{text}\"){{id}}}}}}"
+        ))
+        .await
+        .contains("expected the description of an object")
+    );
 }

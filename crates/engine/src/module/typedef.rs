@@ -110,12 +110,17 @@ impl Kind {
 
     /// The name in `TypeDefKind`.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(k, _)| *k == self).map_or("", |(_, n)| n)
+        Self::ALL
+            .iter()
+            .find(|(k, _)| *k == self)
+            .map_or("", |(_, n)| n)
     }
 
     /// A value of `TypeDefKind`, with or without the ending `_KIND`.
     pub fn parse(name: &str) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(_, n)| *n == name || n.strip_suffix("_KIND") == Some(name));
+        let found = Self::ALL
+            .iter()
+            .find(|(_, n)| *n == name || n.strip_suffix("_KIND") == Some(name));
         found.map(|(k, _)| *k)
     }
 }
@@ -231,7 +236,9 @@ pub enum TypeDefError {
     #[error("enum value must not be empty")]
     EmptyValue,
     /// An enum value that is no name.
-    #[error("enum value {0:?} is not valid: it must be letters, digits and underscores, and not begin with a digit")]
+    #[error(
+        "enum value {0:?} is not valid: it must be letters, digits and underscores, and not begin with a digit"
+    )]
     BadValue(String),
     /// An enum value that is there already.
     #[error("enum value {0:?} is already defined")]
@@ -279,38 +286,64 @@ impl From<TypeDefError> for graph::error::Error {
 
 /// One level more than what is inside, if that is allowed.
 pub(super) fn above(inside: u32) -> Result<u32, TypeDefError> {
-    if inside >= MAX_DEPTH { Err(TypeDefError::TooDeep) } else { Ok(inside + 1) }
+    if inside >= MAX_DEPTH {
+        Err(TypeDefError::TooDeep)
+    } else {
+        Ok(inside + 1)
+    }
 }
 
 impl Default for TypeDef {
     fn default() -> Self {
-        Self { kind: None, optional: false, shape: Shape::Plain, depth: 0 }
+        Self {
+            kind: None,
+            optional: false,
+            shape: Shape::Plain,
+            depth: 0,
+        }
     }
 }
 
 impl TypeDef {
     /// A type of a kind that needs no more words.
     pub fn of(kind: Kind) -> Self {
-        Self { kind: Some(kind), ..Self::default() }
+        Self {
+            kind: Some(kind),
+            ..Self::default()
+        }
     }
 
     /// A reference to an object by name.
     pub fn object(name: &str) -> Self {
         let about = About::new(name, name, "");
-        let object = Object { about, fields: vec![], functions: vec![], constructor: None };
-        Self { shape: Shape::Object(Arc::new(object)), ..Self::of(Kind::Object) }
+        let object = Object {
+            about,
+            fields: vec![],
+            functions: vec![],
+            constructor: None,
+        };
+        Self {
+            shape: Shape::Object(Arc::new(object)),
+            ..Self::of(Kind::Object)
+        }
     }
 
     /// The same as one that may have no value.
     #[must_use]
     pub fn with_optional(&self, optional: bool) -> Self {
-        Self { optional, ..self.clone() }
+        Self {
+            optional,
+            ..self.clone()
+        }
     }
 
     /// Sets the kind.
     #[must_use]
     pub fn with_kind(&self, kind: Kind) -> Self {
-        Self { kind: Some(kind), ..self.clone() }
+        Self {
+            kind: Some(kind),
+            ..self.clone()
+        }
     }
 
     /// Makes it a scalar.
@@ -337,7 +370,12 @@ impl TypeDef {
     /// It has no name.
     pub fn with_object(&self, about: About) -> Result<Self, TypeDefError> {
         named(&about, "object")?;
-        let object = Object { about, fields: vec![], functions: vec![], constructor: None };
+        let object = Object {
+            about,
+            fields: vec![],
+            functions: vec![],
+            constructor: None,
+        };
         Ok(self.shaped(Kind::Object, Shape::Object(Arc::new(object)), 0))
     }
 
@@ -347,7 +385,10 @@ impl TypeDef {
     /// It has no name.
     pub fn with_interface(&self, about: About) -> Result<Self, TypeDefError> {
         named(&about, "interface")?;
-        let interface = Interface { about, functions: vec![] };
+        let interface = Interface {
+            about,
+            functions: vec![],
+        };
         Ok(self.shaped(Kind::Interface, Shape::Interface(Arc::new(interface)), 0))
     }
 
@@ -357,7 +398,14 @@ impl TypeDef {
     /// It has no name.
     pub fn with_enum(&self, about: About) -> Result<Self, TypeDefError> {
         named(&about, "enum")?;
-        Ok(self.shaped(Kind::Enum, Shape::Enum(Arc::new(Enum { about, values: vec![] })), 0))
+        Ok(self.shaped(
+            Kind::Enum,
+            Shape::Enum(Arc::new(Enum {
+                about,
+                values: vec![],
+            })),
+            0,
+        ))
     }
 
     /// Adds a field to an object.
@@ -371,7 +419,11 @@ impl TypeDef {
         let depth = above(field.ty.depth)?.max(self.depth);
         let mut object = Object::clone(object);
         push(&mut object.fields, field, "fields")?;
-        Ok(Self { shape: Shape::Object(Arc::new(object)), depth, ..self.clone() })
+        Ok(Self {
+            shape: Shape::Object(Arc::new(object)),
+            depth,
+            ..self.clone()
+        })
     }
 
     /// Adds a function to an object or interface.
@@ -381,7 +433,11 @@ impl TypeDef {
     pub fn with_function(&self, function: Arc<Function>) -> Result<Self, TypeDefError> {
         let depth = above(function.depth)?.max(self.depth);
         let room = |list: &Vec<Arc<Function>>| {
-            if list.len() < MAX_MEMBERS { Ok(()) } else { Err(TypeDefError::TooMany("functions")) }
+            if list.len() < MAX_MEMBERS {
+                Ok(())
+            } else {
+                Err(TypeDefError::TooMany("functions"))
+            }
         };
         let shape = match &self.shape {
             Shape::Object(object) => {
@@ -396,9 +452,15 @@ impl TypeDef {
                 interface.functions.push(function);
                 Shape::Interface(Arc::new(interface))
             }
-            _ => return Err(self.cannot("a function", "only objects and interfaces have functions")),
+            _ => {
+                return Err(self.cannot("a function", "only objects and interfaces have functions"));
+            }
         };
-        Ok(Self { shape, depth, ..self.clone() })
+        Ok(Self {
+            shape,
+            depth,
+            ..self.clone()
+        })
     }
 
     /// Sets the function that makes an object.
@@ -410,8 +472,15 @@ impl TypeDef {
             return Err(self.cannot("a constructor", "only objects have constructors"));
         };
         let depth = above(function.depth)?.max(self.depth);
-        let object = Object { constructor: Some(function), ..Object::clone(object) };
-        Ok(Self { shape: Shape::Object(Arc::new(object)), depth, ..self.clone() })
+        let object = Object {
+            constructor: Some(function),
+            ..Object::clone(object)
+        };
+        Ok(Self {
+            shape: Shape::Object(Arc::new(object)),
+            depth,
+            ..self.clone()
+        })
     }
 
     /// Adds a value to an enum.
@@ -434,14 +503,20 @@ impl TypeDef {
         }
         let mut of = Enum::clone(of);
         push(&mut of.values, value, "values")?;
-        Ok(Self { shape: Shape::Enum(Arc::new(of)), ..self.clone() })
+        Ok(Self {
+            shape: Shape::Enum(Arc::new(of)),
+            ..self.clone()
+        })
     }
 
     /// What it is called: an object's, interface's, input's, enum's or scalar's name; a list's by its element; else the kind's.
     pub fn name(&self) -> String {
         match &self.shape {
             Shape::List(element) => format!("[{}]", element.name()),
-            _ => self.about().map_or_else(|| self.kind_name().to_owned(), |about| about.name.to_string()),
+            _ => self.about().map_or_else(
+                || self.kind_name().to_owned(),
+                |about| about.name.to_string(),
+            ),
         }
     }
 
@@ -463,16 +538,29 @@ impl TypeDef {
     }
 
     fn shaped(&self, kind: Kind, shape: Shape, depth: u32) -> Self {
-        Self { kind: Some(kind), optional: self.optional, shape, depth }
+        Self {
+            kind: Some(kind),
+            optional: self.optional,
+            shape,
+            depth,
+        }
     }
 
     fn cannot(&self, what: &'static str, wants: &'static str) -> TypeDefError {
-        TypeDefError::WrongKind { what, kind: self.kind.map_or("unknown", Kind::name), wants }
+        TypeDefError::WrongKind {
+            what,
+            kind: self.kind.map_or("unknown", Kind::name),
+            wants,
+        }
     }
 }
 
 fn named(about: &About, what: &'static str) -> Result<(), TypeDefError> {
-    if about.name.is_empty() { Err(TypeDefError::NoName(what)) } else { Ok(()) }
+    if about.name.is_empty() {
+        Err(TypeDefError::NoName(what))
+    } else {
+        Ok(())
+    }
 }
 
 fn push<T>(list: &mut Vec<Arc<T>>, item: T, what: &'static str) -> Result<(), TypeDefError> {
@@ -494,15 +582,28 @@ mod tests {
     use super::*;
 
     fn value(name: &str) -> EnumValue {
-        EnumValue { about: About::new(name, name, ""), value: name.into() }
+        EnumValue {
+            about: About::new(name, name, ""),
+            value: name.into(),
+        }
     }
 
     #[test]
     fn being_optional_survives_everything() {
         let start = TypeDef::default().with_optional(true);
         assert!(start.with_kind(Kind::String).optional);
-        assert!(start.with_object(About::of_type("x", "")).expect("an object").optional);
-        assert!(start.with_list_of(Arc::new(TypeDef::of(Kind::String))).expect("a list").optional);
+        assert!(
+            start
+                .with_object(About::of_type("x", ""))
+                .expect("an object")
+                .optional
+        );
+        assert!(
+            start
+                .with_list_of(Arc::new(TypeDef::of(Kind::String)))
+                .expect("a list")
+                .optional
+        );
     }
 
     #[test]
@@ -514,12 +615,21 @@ mod tests {
 
     #[test]
     fn enum_values_are_names_and_differ() {
-        let of = TypeDef::default().with_enum(About::of_type("e", "")).expect("an enum");
+        let of = TypeDef::default()
+            .with_enum(About::of_type("e", ""))
+            .expect("an enum");
         let of = of.with_enum_value(value("ACTIVE")).expect("a value");
-        assert_eq!(of.with_enum_value(value("ACTIVE")), Err(TypeDefError::SameValue("ACTIVE".into())));
+        assert_eq!(
+            of.with_enum_value(value("ACTIVE")),
+            Err(TypeDefError::SameValue("ACTIVE".into()))
+        );
         assert_eq!(of.with_enum_value(value("")), Err(TypeDefError::EmptyValue));
         for bad in ["1x-y", "a b", "ä", "1"] {
-            assert_eq!(of.with_enum_value(value(bad)), Err(TypeDefError::BadValue(bad.into())), "{bad}");
+            assert_eq!(
+                of.with_enum_value(value(bad)),
+                Err(TypeDefError::BadValue(bad.into())),
+                "{bad}"
+            );
         }
         assert!(of.with_enum_value(value("_x9")).is_ok());
     }
@@ -527,15 +637,33 @@ mod tests {
     #[test]
     fn only_objects_have_fields() {
         let text = Arc::new(TypeDef::of(Kind::String));
-        let field = Field { about: About::of_field("x", ""), ty: text.clone() };
-        assert!(matches!(text.with_field(field), Err(TypeDefError::WrongKind { kind: "STRING_KIND", .. })));
-        assert!(matches!(text.with_enum_value(value("A")), Err(TypeDefError::WrongKind { .. })));
+        let field = Field {
+            about: About::of_field("x", ""),
+            ty: text.clone(),
+        };
+        assert!(matches!(
+            text.with_field(field),
+            Err(TypeDefError::WrongKind {
+                kind: "STRING_KIND",
+                ..
+            })
+        ));
+        assert!(matches!(
+            text.with_enum_value(value("A")),
+            Err(TypeDefError::WrongKind { .. })
+        ));
     }
 
     #[test]
     fn types_need_names() {
-        assert_eq!(TypeDef::default().with_object(About::of_type(" ", "")), Err(TypeDefError::NoName("object")));
-        assert_eq!(TypeDef::default().with_enum(About::of_type("", "")), Err(TypeDefError::NoName("enum")));
+        assert_eq!(
+            TypeDef::default().with_object(About::of_type(" ", "")),
+            Err(TypeDefError::NoName("object"))
+        );
+        assert_eq!(
+            TypeDef::default().with_enum(About::of_type("", "")),
+            Err(TypeDefError::NoName("enum"))
+        );
     }
 
     #[test]
@@ -544,7 +672,10 @@ mod tests {
         for _ in 0..MAX_DEPTH {
             of = Arc::new(TypeDef::default().with_list_of(of).expect("a list"));
         }
-        assert_eq!(TypeDef::default().with_list_of(of.clone()), Err(TypeDefError::TooDeep));
+        assert_eq!(
+            TypeDef::default().with_list_of(of.clone()),
+            Err(TypeDefError::TooDeep)
+        );
         assert!(of.name().starts_with("[[["));
     }
 }
