@@ -85,8 +85,15 @@ pub(crate) fn bind(b: &mut Binder) {
                 .into_owned()
         })))
     });
-    b.bind("Engine.localCache", Memo::Session, |inv| async move {
+    // Remembered for each client, so that each is looked at.
+    b.bind("Engine.localCache", Memo::Client, |inv| async move {
         inv.this::<EngineInfo>()?;
+        let client = &inv.ctx.client;
+        if client.user().key != client.key {
+            return Err(Error::user(
+                "not main client: the engine's cache is not for programs inside containers",
+            ));
+        }
         Ok(inv.object(Cache::default()))
     });
     let limits: [(&str, fn(Limits) -> u64); 5] = [
@@ -400,5 +407,19 @@ mod tests {
                 .await,
             json!(1)
         );
+    }
+    #[tokio::test]
+    async fn root_programs_in_containers_do_not_see_the_cache() {
+        let kit = Kit::new();
+        let s = kit.session(View::DEFAULT);
+        let id = s.text("{engine{localCache{id}}}").await;
+        let nested = s.nested();
+        for query in [
+            "{engine{localCache{prune}}}".to_owned(),
+            format!("{{loadEngineCacheFromID(id:\"{id}\"){{entrySet{{entryCount}}}}}}"),
+        ] {
+            let error = nested.error(&query).await;
+            assert!(error.starts_with("not main client"), "{error}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     Ctx, Engine,
     config::{self, Config},
     link::{ClientLink, Io, LinkFuture, Listener},
+    nested::{ApiServer, Remote, Serving},
     progress::Progress,
     session::{Client, Session},
 };
@@ -35,6 +36,25 @@ fn nobody() -> LinkError {
     LinkError {
         kind: LinkErrorKind::NotFound,
         message: "there is no machine behind this client".to_owned(),
+    }
+}
+
+/// Nothing is served in containers.
+struct NoApi;
+
+impl ApiServer for NoApi {
+    fn serve(&self, _: tokio::net::TcpListener, _: Ctx) -> Serving {
+        Serving::new(tokio::spawn(async {}).abort_handle())
+    }
+
+    fn remote(&self) -> Remote {
+        let (_, wanted) = tokio::sync::oneshot::channel();
+        let (agent, _) = tokio::sync::oneshot::channel();
+        Remote {
+            link: Arc::new(NoLink),
+            wanted,
+            agent,
+        }
     }
 }
 
@@ -68,7 +88,7 @@ impl Kit {
             ..config
         };
         Self {
-            engine: Engine::open(config, &dir).expect("an engine"),
+            engine: Engine::open(config, &dir, Arc::new(NoApi)).expect("an engine"),
             dir,
         }
     }
@@ -105,6 +125,16 @@ impl Drop for Kit {
 pub(crate) struct Asker(pub(crate) Ctx);
 
 impl Asker {
+    /// A program in a container of this session.
+    pub(crate) fn nested(&self) -> Self {
+        let info = self.0.client.info.clone();
+        let client = Client::in_container(info, Arc::new(NoLink), &self.0.client);
+        Self(Ctx {
+            client: Arc::new(client),
+            ..self.0.clone()
+        })
+    }
+
     /// The whole answer.
     pub(crate) async fn answer(&self, query: &str) -> Json {
         let request = Request {
