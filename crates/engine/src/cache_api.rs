@@ -96,7 +96,8 @@ pub(crate) fn bind(b: &mut Binder) {
         }
         Ok(inv.object(Cache::default()))
     });
-    let limits: [(&str, fn(Limits) -> u64); 5] = [
+    type Pick = fn(Limits) -> u64;
+    let limits: [(&str, Pick); 5] = [
         ("EngineCache.keepBytes", |l| l.reserved),
         ("EngineCache.reservedSpace", |l| l.reserved),
         ("EngineCache.maxUsedSpace", |l| l.max_used),

@@ -155,7 +155,8 @@ pub(super) fn bind(b: &mut Binder) {
             changed(&inv, |f| Ok(Function { cache, ..f.clone() }))
         },
     );
-    let roles: [(&str, fn(&mut Roles)); 3] = [
+    type Set = fn(&mut Roles);
+    let roles: [(&str, Set); 3] = [
         ("Function.withCheck", |r| r.check = true),
         ("Function.withGenerator", |r| r.generator = true),
         ("Function.withUp", |r| r.up = true),
