@@ -12,7 +12,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fake::{Engine, LIMIT};
-use wire::ProgressEvent;
+use wire::{LinkErrorKind, LinkRequest, ProgressEvent, link::PathStat};
 
 /// The client: built by cargo beside this test.
 fn client() -> PathBuf {
@@ -617,4 +617,59 @@ fn listen_wants_the_token_of_the_environment() {
         "{answer}"
     );
     assert_eq!(interrupted(child), Some(0));
+}
+
+#[test]
+fn listen_keeps_files_to_itself_when_told() {
+    let world = World::new();
+    let engine = world.engine();
+    let stat = || LinkRequest::Stat {
+        path: "/".into(),
+        follow: true,
+    };
+    for (flags, allowed) in [(&[][..], true), (&["--disable-host-read-write"], false)] {
+        let (child, _) = listening(&world, None, flags);
+        let (answer, _) = engine.ask::<PathStat>(stat());
+        match answer {
+            Ok(_) => assert!(allowed),
+            Err(e) => assert_eq!((allowed, e.kind), (false, LinkErrorKind::Permission)),
+        }
+        assert_eq!(interrupted(child), Some(0));
+        engine.wait_idle();
+    }
+}
+
+#[test]
+fn modules_are_made_shown_and_depended_on_without_an_engine() {
+    let world = World::new();
+    let dir = world.dir.path();
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    std::fs::create_dir_all(dir.join(".git")).unwrap();
+    let ran = world.run(&["init", "--name", "top", "--source", "./src"], "");
+    assert_eq!(ran.exit, Some(0), "{ran:?}");
+    let top =
+        "{\n  \"name\": \"top\",\n  \"engineVersion\": \"v0.14.0\",\n  \"source\": \"src\"\n}\n";
+    assert_eq!(read("dagger.json"), top);
+    let ran = world.run(&["init"], "");
+    assert_eq!((ran.exit, ran.stdout.as_str()), (Some(1), ""));
+    assert_eq!(world.run(&["init", "lib"], "").exit, Some(0));
+    assert!(read("lib/dagger.json").contains("\"name\": \"lib\""));
+
+    let ran = world.run(&["install", "./lib"], "");
+    assert!(ran.stderr.contains("module \"lib\" has no sdk"), "{ran:?}");
+    assert_eq!(read("dagger.json"), top);
+    std::fs::write(dir.join("lib/dagger.json"), r#"{"name":"lib","sdk":"go"}"#).unwrap();
+    let ran = world.run(&["install", "lib", "--name", "mine"], "");
+    assert_eq!(ran.exit, Some(0), "{ran:?}");
+    assert!(read("dagger.json").contains("\"source\": \"lib\",\n      \"pin\": \"\""));
+    let ran = world.run(&["config", "-m", "mine", "--json"], "");
+    assert_eq!(ran.stdout, r#"{"name":"lib","sdk":"go"}"#);
+    let ran = world.run(&["config"], "");
+    let shown = dir.display();
+    assert_eq!(
+        ran.stdout,
+        format!(
+            "Name:               top\nSDK:\nRoot Directory:     {shown}\nSource Directory:   {shown}/src\n"
+        )
+    );
 }

@@ -21,6 +21,11 @@ pub fn run(setup: &Setup, init: &args::Init) -> Result<Outcome, Failure> {
             "`init --sdk {sdk}` is not available in this version of bodkin"
         )));
     }
+    if init.license.as_deref().is_some_and(|l| !l.is_empty()) {
+        setup
+            .stderr
+            .line("No license is written: there is no code without --sdk.");
+    }
     let dir = match &init.path {
         Some(path) => module::tidy(&setup.workdir.join(path)),
         None => setup.workdir.clone(),
@@ -46,7 +51,7 @@ pub fn run(setup: &Setup, init: &args::Init) -> Result<Outcome, Failure> {
             config.set_source(&source);
         }
     }
-    let made = std::fs::create_dir_all(dir.join(config.source()));
+    let made = std::fs::create_dir_all(module::tidy(&dir.join(config.source())));
     made.map_err(|e| Failure::new(format!("cannot make `{}`: {e}", dir.display())))?;
     config.write()?;
     let told = format!("Initialized module {name} in {}\n", dir.display());
