@@ -51,7 +51,7 @@ fn holders(namespace: u64) -> Vec<String> {
 #[test]
 fn root_nothing_is_left_and_the_machine_is_untouched() {
     world(|world| async move {
-        let look = || ["link", "addr", "route show table all", "rule"].map(|what| ip_says(what));
+        let look = || ["link", "addr", "route show table all", "rule"].map(ip_says);
         let forwarding = || fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("readable");
         let before = (look(), forwarding());
         let network = world.network().await;

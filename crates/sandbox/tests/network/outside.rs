@@ -3,6 +3,10 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -171,6 +175,70 @@ fn root_who_opens_too_many_connections_is_alone_with_it() {
         assert_eq!(held.len(), 20);
         inside(&modest, move || one().expect("a connection")).await;
         drop(held);
+    });
+}
+
+#[test]
+fn root_a_flood_of_datagrams_and_first_packets_leaves_room_for_others() {
+    world(|world| async move {
+        let network = world.network().await;
+        let session = network.open_session();
+        let (flooder, other) = (
+            network.take(session).await.expect("a"),
+            network.take(session).await.expect("b"),
+        );
+        let echo = bind_udp_in(&world.outside, SocketAddr::from((OUTSIDE, 7)))
+            .await
+            .expect("bound");
+        let listener = listen_in(&world.outside, SocketAddr::from((OUTSIDE, 7)))
+            .await
+            .expect("a listener");
+        tokio::spawn(async move {
+            let mut buffer = [0; 100];
+            while let Ok((length, peer)) = echo.recv_from(&mut buffer).await {
+                echo.send_to(&buffer[..length], peer).await.expect("sent");
+            }
+        });
+        let calm = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&calm);
+        let flood = inside(&flooder, move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bound");
+            for port in (1..=u16::MAX).cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                drop(socket.send_to(b"x", (OUTSIDE_TOO, port)));
+                // A connection attempt that nobody waits for.
+                if port % 64 == 0 {
+                    let nobody = SocketAddr::from((Ipv4Addr::new(198, 51, 100, 77), port));
+                    drop(std::net::TcpStream::connect_timeout(
+                        &nobody,
+                        Duration::from_micros(1),
+                    ));
+                }
+            }
+        });
+        let work = inside(&other, || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bound");
+            socket
+                .set_read_timeout(Some(Duration::from_millis(200)))
+                .expect("a timeout");
+            let answered = (0..50).any(|_| {
+                socket
+                    .send_to(b"hello", (OUTSIDE, 7))
+                    .and_then(|_| socket.recv(&mut [0; 9]))
+                    .is_ok()
+            });
+            (answered, connect((OUTSIDE, 7)).is_ok())
+        });
+        let work = async {
+            let result = work.await;
+            calm.store(true, Ordering::Relaxed);
+            result
+        };
+        let ((), result) = tokio::join!(flood, work);
+        assert_eq!(result, (true, true));
+        drop(listener);
     });
 }
 
