@@ -37,6 +37,7 @@ Commands:
              unit         `cargo test` of all crates; FILTER is part of a test's name
              conformance  recorded answers of Dagger 0.14.0; FILTER is a regular expression on AREA/NAME
              clients      the same pipeline in every published client; FILTER is part of a name such as python-0.9.0
+             services     services in containers, as programs with the published clients; FILTER as for clients
              census       that the engine leaves nothing behind
              all          these, one after another (default)
   bench    Measure an optimised engine and print a table: `bench [PART OF A ROW'S NAME …]`

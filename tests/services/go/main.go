@@ -34,8 +34,7 @@ func main() {
 	for _, name := range os.Args[1:] {
 		line, err := scenarios[name](context.Background())
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
-			line, failed = "failed", true
+			line, failed = "failed: "+err.Error(), true
 		}
 		fmt.Printf("%s: %s\n", name, line)
 	}

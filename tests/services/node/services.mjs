@@ -18,6 +18,12 @@ function serve(ctr, args) {
   return ctr.asService.length > 0 ? ctr.asService({ args }) : ctr.withExec(args).asService();
 }
 
+// In the client of 0.14 `ports` is one of the options.
+function hostService(client, ports) {
+  const host = client.host();
+  return host.service.length > 1 ? host.service(ports) : host.service({ ports });
+}
+
 // What `args` print in `ctr`, now and not from the cache.
 async function step(ctr, ...args) {
   const stamped = ctr.withEnvVariable("STAMP", process.hrtime.bigint().toString());
@@ -50,7 +56,7 @@ const scenarios = {
       const ctr = client
         .container()
         .from("mariadb")
-        .withServiceBinding("db", client.host().service(ports));
+        .withServiceBinding("db", hostService(client, ports));
       const login = ["--host=db", "--user=reader", "--password=letters", "--database=zoo"];
       const sql = "SELECT CONCAT(name, ' has ', legs, ' legs') FROM animals";
       return step(ctr, "mariadb", ...login, "--batch", "--skip-column-names", `--execute=${sql}`);
@@ -100,7 +106,7 @@ for (const name of process.argv.slice(2)) {
     console.log(`${name}: ${await scenarios[name]()}`);
   } catch (error) {
     console.error(error);
-    console.log(`${name}: failed`);
+    console.log(`${name}: failed: ${error.message}`);
     process.exitCode = 1;
   }
 }

@@ -111,9 +111,9 @@ async def main():
     for name in sys.argv[1:]:
         try:
             line = await {"tunnel": tunnel, "host": host, "cache": cache, "stop": stop}[name]()
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
-            line, failed = "failed", True
+            line, failed = f"failed: {error!r}", True
         print(f"{name}: {line}")
     sys.exit(failed)
 

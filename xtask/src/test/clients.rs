@@ -103,13 +103,13 @@ pub(super) fn run(suite: &Suite, installed: &[Installed]) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Installs all clients that the filter lets through.
-pub(super) fn install(filter: Option<&str>) -> Vec<Installed> {
-    let wanted = |c: &&Client| filter.is_none_or(|f| c.name().contains(f));
+/// Installs the clients that are needed and that the filter lets through.
+pub(super) fn install(filter: Option<&str>, needed: impl Fn(&Client) -> bool) -> Vec<Installed> {
+    let wanted = |c: &&Client| needed(c) && filter.is_none_or(|f| c.name().contains(f));
     install::all(&CLIENTS.iter().filter(wanted).copied().collect::<Vec<_>>())
 }
 
-fn timed(job: impl FnOnce() -> Result<()>) -> Result<Duration> {
+pub(super) fn timed(job: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let start = Instant::now();
     job().map(|()| start.elapsed())
 }
@@ -133,7 +133,8 @@ fn pipeline(suite: &Suite, client: &Installed, expected: &str) -> Result<Duratio
     result.with_context(|| format!("log: {}", suite.shown(&log)))
 }
 
-fn compare(command: &mut Command, log: &Path, expected: &str) -> Result<()> {
+/// Runs a program whose standard output must be `expected`; standard error goes to `log`.
+pub(super) fn compare(command: &mut Command, log: &Path, expected: &str) -> Result<()> {
     let file = File::create(log).with_context(|| format!("cannot create `{}`", log.display()))?;
     command.stderr(file);
     let mut printed = String::new();
@@ -142,7 +143,7 @@ fn compare(command: &mut Command, log: &Path, expected: &str) -> Result<()> {
         printed.push('\n');
     })?;
     if !status.success() {
-        bail!("{status}\n{}", tail(log, 12));
+        bail!("{status}\n{printed}{}", tail(log, 12));
     }
     ensure!(
         printed == expected,

@@ -15,6 +15,7 @@ use crate::{files, process, workspace};
 /// A client ready to run.
 #[derive(Debug)]
 pub(super) struct Installed {
+    pub(super) client: Client,
     pub(super) name: String,
     /// Program and arguments, or why there is none.
     pub(super) program: Result<Vec<String>, String>,
@@ -51,20 +52,53 @@ fn one(client: &Client) -> Installed {
     let program = match client.language {
         Language::Python { extra } => python(client, extra, &dir),
         Language::Node => node(client, &dir),
-        Language::Go { tags } => go(client, tags, &dir),
+        Language::Go { tags } => go_program(client, tags, &programs().join("go"), &dir),
         Language::Rust { project } => rust(project),
     };
-    let program = program.and_then(|words| {
-        let word = |p: PathBuf| {
-            let text = p.into_os_string().into_string();
-            text.map_err(|p| anyhow::anyhow!("not UTF-8: {p:?}"))
-        };
-        words.into_iter().map(word).collect()
-    });
     Installed {
+        client: *client,
         name: client.name(),
-        program: program.map_err(|e: anyhow::Error| format!("{e:#}")),
+        program: program
+            .and_then(texts)
+            .map_err(|e: anyhow::Error| format!("{e:#}")),
     }
+}
+
+fn texts(words: Vec<PathBuf>) -> Result<Vec<String>> {
+    let word = |p: PathBuf| {
+        let text = p.into_os_string().into_string();
+        text.map_err(|p| anyhow::anyhow!("not UTF-8: {p:?}"))
+    };
+    words.into_iter().map(word).collect()
+}
+
+/// The program of `tests/services` for a client: program and arguments.
+pub(super) fn services(installed: &Installed) -> Result<Vec<String>> {
+    let Installed {
+        client,
+        name,
+        program,
+    } = installed;
+    let dir = workspace::target("clients").join(name);
+    let sources = workspace::root().join("tests/services");
+    let words = match (client.language, program) {
+        (_, Err(e)) => bail!("not installed: {e}"),
+        (Language::Python { .. }, Ok(_)) => {
+            vec![dir.join("bin/python"), sources.join("python/services.py")]
+        }
+        (Language::Node, Ok(_)) => {
+            let program = dir.join("services.mjs");
+            files::write(&program, &files::read(&sources.join("node/services.mjs"))?)?;
+            vec!["node".into(), program]
+        }
+        (Language::Go { .. }, Ok(_)) => {
+            let minor = client.version.split('.').nth(1).unwrap_or_default();
+            let dir = workspace::target("clients").join(format!("services-{name}"));
+            go_program(client, &format!("v0_{minor}"), &sources.join("go"), &dir)?
+        }
+        (Language::Rust { .. }, Ok(_)) => bail!("no program for this language"),
+    };
+    texts(words)
 }
 
 fn python(client: &Client, extra: Option<&str>, dir: &Path) -> Result<Vec<PathBuf>> {
@@ -111,9 +145,10 @@ fn node(client: &Client, dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec!["node".into(), program])
 }
 
-fn go(client: &Client, tags: &str, dir: &Path) -> Result<Vec<PathBuf>> {
+/// Builds what is in `from` with the client, in `dir`.
+fn go_program(client: &Client, tags: &str, from: &Path, dir: &Path) -> Result<Vec<PathBuf>> {
     let mut sources = Vec::new();
-    for path in files::list(&programs().join("go"))? {
+    for path in files::list(from)? {
         let name = path
             .file_name()
             .context("a file without a name")?

@@ -11,6 +11,7 @@ mod install;
 mod kill;
 mod lint;
 mod packages;
+mod services;
 mod suite;
 mod unit;
 
@@ -30,16 +31,18 @@ enum Part {
     Unit,
     Conformance,
     Clients,
+    Services,
     Census,
 }
 
 impl Part {
     /// In the order in which they run.
-    const ALL: [Part; 5] = [
+    const ALL: [Part; 6] = [
         Part::Lint,
         Part::Unit,
         Part::Conformance,
         Part::Clients,
+        Part::Services,
         Part::Census,
     ];
 
@@ -49,6 +52,7 @@ impl Part {
             Part::Unit => "unit",
             Part::Conformance => "conformance",
             Part::Clients => "clients",
+            Part::Services => "services",
             Part::Census => "census",
         }
     }
@@ -73,10 +77,12 @@ impl Options {
             .into_iter()
             .filter(|p| name == "all" || name == p.name())
             .collect();
-        let filtered = [Part::Unit, Part::Conformance, Part::Clients];
+        let filtered = [Part::Unit, Part::Conformance, Part::Clients, Part::Services];
         match parts.as_slice() {
             [] => {
-                bail!("no part `{name}`: there are lint, unit, conformance, clients, census, all")
+                bail!(
+                    "no part `{name}`: there are lint, unit, conformance, clients, services, census, all"
+                )
             }
             [part] if filter.is_none() || filtered.contains(part) => Ok(Options { parts, filter }),
             _ if filter.is_none() => Ok(Options { parts, filter }),
@@ -145,18 +151,27 @@ fn run(
                 .any(|p| !matches!(p, Part::Lint | Part::Unit));
             let served = if needed { suite.serve() } else { Ok(()) };
             let filter = options.filter.as_deref();
-            let clients = options.has(Part::Clients).then(|| clients::install(filter));
-            served.map(|()| clients.unwrap_or_default())
+            let needs = |client: &clients::Client| {
+                options.has(Part::Clients)
+                    || options.has(Part::Services) && !services::of(client).is_empty()
+            };
+            let installed = clients::install(filter, needs);
+            let programs = if options.has(Part::Services) {
+                services::build(&installed)
+            } else {
+                Vec::new()
+            };
+            served.map(|()| (installed, programs))
         });
         let mut preparing = Some(preparing);
-        let mut installed = Vec::new();
+        let (mut installed, mut programs) = (Vec::new(), Vec::new());
         for part in &options.parts {
             let start = Instant::now();
             if !matches!(part, Part::Lint | Part::Unit)
                 && let Some(thread) = preparing.take()
             {
                 suite.build()?;
-                installed = thread
+                (installed, programs) = thread
                     .join()
                     .unwrap_or_else(|e| std::panic::resume_unwind(e))?;
             }
@@ -166,6 +181,7 @@ fn run(
                 Part::Unit => unit::run(suite),
                 Part::Conformance => conformance::run(suite),
                 Part::Clients => clients::run(suite, &installed),
+                Part::Services => services::run(suite, &programs),
                 Part::Census => census::run(suite, before),
             };
             let outcome = result.unwrap_or_else(|e| {

@@ -13,7 +13,7 @@ use crate::registry::Registry;
 use crate::{files, images, process, workspace};
 
 /// The images that the suite uses.
-const GROUPS: &str = "core,services";
+const GROUPS: &str = "core,services,docker";
 
 /// How a part ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
