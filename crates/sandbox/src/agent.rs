@@ -1,6 +1,6 @@
-//! The engine's agent in a container: this very executable, run again in the container's mount and network namespace, with the
-//! identity, capabilities, filter and control group that its processes have, but not among its processes: they neither see it
-//! nor can they do anything to it.
+//! The engine's agent in a container: this very executable, run again in the container's namespaces, with the identity,
+//! capabilities, filter and control group that its processes have, but as the only process of a pid namespace of its own:
+//! the container's processes can neither see it nor do anything to it, and it to nobody.
 //!
 //! It is executed by descriptor, so that nothing of the container can take its place, has one descriptor, a channel to the
 //! engine, and ends with the container and with the engine. What it must not do is execute a program of the container: that would be outside of

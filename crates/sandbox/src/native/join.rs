@@ -21,6 +21,9 @@ use crate::{
 /// The magic number of `devpts`.
 const DEVPTS: i64 = 0x1cd1;
 
+/// The namespaces that a later process shares with the container in any case.
+const SHARED: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+
 /// The way back to what started a container.
 #[derive(Debug)]
 pub(super) struct Join {
@@ -64,8 +67,7 @@ impl Joiner for Join {
             let paths = program::find(root.as_fd(), &spec.argv, &spec.env, &spec.cwd)?;
             let terminal = if spec.stdio.terminal { Some(terminal(root.as_fd(), identity.uid)?) } else { None };
             let streams = Streams::new(spec.stdio, &shared.null, terminal.as_ref())?;
-            let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
-            let mut ops = vec![Op::Join { fd: target.as_raw_fd(), kinds: namespaces }];
+            let mut ops = vec![Op::Join { fd: target.as_raw_fd(), kinds: SHARED }];
             let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
             let process = Process {
                 streams: streams.numbers(),
@@ -97,7 +99,7 @@ impl Joiner for Join {
             let identity = user::identify(root.as_fd(), &spec.user)?;
             let stdio = Stdio { stdin: Some(spec.channel), stdout: None, stderr: None, terminal: false };
             let streams = Streams::new(stdio, &shared.null, None)?;
-            let mut ops = vec![Op::Join { fd: target.as_raw_fd(), kinds: libc::CLONE_NEWNS | libc::CLONE_NEWNET }];
+            let mut ops = vec![Op::Join { fd: target.as_raw_fd(), kinds: SHARED }];
             let name = agent::NAME.to_bytes().to_vec();
             let process = Process {
                 streams: streams.numbers(),
@@ -112,7 +114,8 @@ impl Joiner for Join {
             };
             process.ops(&shared, &mut ops)?;
             let _flight = shared.flights.depart();
-            let (_, pidfd) = clone(spawner, 0, cgroup.as_ref().map(AsFd::as_fd), ops, "the agent")?;
+            // Numbers of its own: nobody in the container can name it, and it can name nobody at all.
+            let (_, pidfd) = clone(spawner, libc::CLONE_NEWPID, cgroup.as_ref().map(AsFd::as_fd), ops, "the agent")?;
             Ok(pidfd)
         })?;
         Ok(Agent(pidfd))

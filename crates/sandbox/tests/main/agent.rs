@@ -33,7 +33,8 @@ impl Line {
             channel: BufReader::new(ours),
             pid: 0,
         };
-        line.pid = line.ask("pid").parse().unwrap();
+        assert_eq!(line.ask("/nothing"), "entity not found");
+        line.pid = find(child.pid() as u32).expect("an agent");
         Ok(line)
     }
 
@@ -49,11 +50,20 @@ impl Line {
     }
 }
 
-fn namespace(pid: u32, kind: &str) -> String {
-    fs::read_link(format!("/proc/{pid}/ns/{kind}"))
+fn namespace(pid: u32, kind: &str) -> Option<std::path::PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
+}
+
+/// The agent of a container, by its first process.
+fn find(first: u32) -> Option<u32> {
+    let same = namespace(first, "mnt");
+    let all = fs::read_dir("/proc")
         .unwrap()
-        .display()
-        .to_string()
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    let is_agent =
+        |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c == b"/.agent\0");
+    all.filter(is_agent)
+        .find(|pid| namespace(*pid, "mnt") == same)
 }
 
 /// What the kernel says a process may do.
@@ -114,18 +124,18 @@ fn root_an_agent_is_in_the_container_but_not_among_its_processes() {
         let (mut child, _out, _stdin) = waiting(&image, user, privileged);
         let mut agent = Line::open(&child, user, privileged).unwrap();
         let first = child.pid() as u32;
-        assert_eq!(agent.ask("read /tmp/f"), "secret");
+        assert_eq!(agent.ask("/tmp/f"), "secret");
         assert_eq!(
-            agent.ask("read /proc/self/status"),
+            agent.ask("/proc/self/status"),
             "entity not found",
             "it has no number in there"
         );
         assert_eq!(rights(agent.pid), rights(first), "as `{user}`");
-        for kind in ["mnt", "net"] {
+        for kind in ["mnt", "net", "ipc", "uts", "cgroup"] {
             assert_eq!(namespace(agent.pid, kind), namespace(first, kind));
         }
         assert_ne!(namespace(agent.pid, "pid"), namespace(first, "pid"));
-        assert_eq!(
+        assert_ne!(
             namespace(agent.pid, "pid"),
             namespace(std::process::id(), "pid")
         );
@@ -156,7 +166,8 @@ fn root_a_container_neither_sees_nor_kills_an_agent() {
         return;
     }
     let image = Image::new();
-    let mut spec = image.script("echo there; read x; ls /proc | grep -c '^[0-9]'; kill -9 -1; echo done; read y");
+    let mut spec = image
+        .script("echo there; read x; ls /proc | grep -c '^[0-9]'; kill -9 -1; echo done; read y");
     let (read, stdin) = std::io::pipe().unwrap();
     spec.stdio.stdin = Some(read.into());
     let (mut child, out) = start(native(), spec).unwrap();
@@ -173,7 +184,8 @@ fn root_a_container_neither_sees_nor_kills_an_agent() {
             .as_deref(),
         Some("done")
     );
-    assert_eq!(agent.ask("pid"), agent.pid.to_string());
+    assert_eq!(agent.ask("/nothing"), "entity not found");
+    assert!(agent.is_there());
     drop(stdin);
     child.wait_blocking().unwrap();
     assert!(!agent.is_there());
@@ -196,7 +208,7 @@ fn root_an_agent_ends_with_its_container_before_anything_is_tidied() {
     assert_eq!(rest, "ended\n");
     assert_eq!(image.changes(), ["tmp/", "tmp/f"]);
 
-    let (mut child, _out, _stdin) = waiting(&image, "", false);
+    let (child, _out, _stdin) = waiting(&image, "", false);
     let mut agent = Line::open(&child, "", false).unwrap();
     drop(child);
     // Its end of the channel closes when it is gone.
@@ -214,11 +226,21 @@ fn root_there_is_no_agent_with_more_rights_than_the_container_or_after_its_end()
     let start = |privileged| {
         let user = UserSpec::default();
         let channel = UnixStream::pair().unwrap().1.into();
-        agency.start(AgentSpec { user, privileged, channel }).map_err(|e| e.to_string())
+        agency
+            .start(AgentSpec {
+                user,
+                privileged,
+                channel,
+            })
+            .map_err(|e| e.to_string())
     };
     start(false).unwrap();
     assert!(start(true).unwrap_err().contains("more privileges"));
     child.kill().unwrap();
     child.wait_blocking().unwrap();
-    assert!(start(false).unwrap_err().contains("the container has ended"));
+    assert!(
+        start(false)
+            .unwrap_err()
+            .contains("the container has ended")
+    );
 }
