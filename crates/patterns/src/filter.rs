@@ -45,8 +45,14 @@ impl Filter {
     ///
     /// # Errors
     /// The first pattern that is malformed.
-    pub fn new<I: AsRef<str>, E: AsRef<str>>(include: &[I], exclude: &[E]) -> Result<Filter, PatternError> {
-        Ok(Filter { include: list(include)?, exclude: list(exclude)? })
+    pub fn new<I: AsRef<str>, E: AsRef<str>>(
+        include: &[I],
+        exclude: &[E],
+    ) -> Result<Filter, PatternError> {
+        Ok(Filter {
+            include: list(include)?,
+            exclude: list(exclude)?,
+        })
     }
 
     /// Whether the filter has no lists at all, so that everything is included.
@@ -76,13 +82,28 @@ impl Filter {
             Some(matcher) => matcher.step(parent, path),
             None => Matched::default(),
         };
-        let state = DirState { include: step(&self.include, &parent.include), exclude: step(&self.exclude, &parent.exclude) };
-        Step { decision: state.decision(self), descend: is_dir && self.looks_into(&state, path), state }
+        let state = DirState {
+            include: step(&self.include, &parent.include),
+            exclude: step(&self.exclude, &parent.exclude),
+        };
+        Step {
+            decision: state.decision(self),
+            descend: is_dir && self.looks_into(&state, path),
+            state,
+        }
     }
 
     fn state_of(&self, path: &[u8]) -> DirState {
-        let walk = |matcher: &Option<Matcher>| matcher.as_ref().map(|m| m.walk_down(path)).unwrap_or_default();
-        DirState { include: walk(&self.include), exclude: walk(&self.exclude) }
+        let walk = |matcher: &Option<Matcher>| {
+            matcher
+                .as_ref()
+                .map(|m| m.walk_down(path))
+                .unwrap_or_default()
+        };
+        DirState {
+            include: walk(&self.include),
+            exclude: walk(&self.exclude),
+        }
     }
 
     fn looks_into(&self, state: &DirState, dir: &[u8]) -> bool {
@@ -90,8 +111,14 @@ impl Filter {
         if dir.is_empty() {
             return true;
         }
-        let included = self.include.as_ref().is_none_or(|m| state.include.matched || m.may_change_below(&state.include, dir));
-        let excluded = self.exclude.as_ref().is_some_and(|m| state.exclude.matched && !m.may_change_below(&state.exclude, dir));
+        let included = self
+            .include
+            .as_ref()
+            .is_none_or(|m| state.include.matched || m.may_change_below(&state.include, dir));
+        let excluded = self
+            .exclude
+            .as_ref()
+            .is_some_and(|m| state.exclude.matched && !m.may_change_below(&state.exclude, dir));
         included && !excluded
     }
 }
@@ -99,12 +126,20 @@ impl Filter {
 impl DirState {
     fn decision(&self, filter: &Filter) -> Decision {
         let included = filter.include.is_none() || self.include.matched;
-        if included && !self.exclude.matched { Decision::Include } else { Decision::Exclude }
+        if included && !self.exclude.matched {
+            Decision::Include
+        } else {
+            Decision::Exclude
+        }
     }
 }
 
 fn list<S: AsRef<str>>(patterns: &[S]) -> Result<Option<Matcher>, PatternError> {
-    if patterns.is_empty() { Ok(None) } else { Matcher::new(patterns).map(Some) }
+    if patterns.is_empty() {
+        Ok(None)
+    } else {
+        Matcher::new(patterns).map(Some)
+    }
 }
 
 #[cfg(test)]

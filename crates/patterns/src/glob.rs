@@ -14,17 +14,23 @@ impl Glob {
     /// # Errors
     /// When it is malformed.
     pub fn new(pattern: &str) -> Result<Glob, PatternError> {
-        Ok(Glob { pattern: Pattern::compile(pattern)?.filter(|pattern| !pattern.negated) })
+        Ok(Glob {
+            pattern: Pattern::compile(pattern)?.filter(|pattern| !pattern.negated),
+        })
     }
 
     /// Whether a path, relative and clean, matches.
     pub fn matches(&self, path: impl AsRef<[u8]>) -> bool {
-        self.pattern.as_ref().is_some_and(|pattern| pattern.matches(path.as_ref()))
+        self.pattern
+            .as_ref()
+            .is_some_and(|pattern| pattern.matches(path.as_ref()))
     }
 
     /// Whether some path below this directory may match.
     pub fn may_match_below(&self, dir: impl AsRef<[u8]>) -> bool {
-        self.pattern.as_ref().is_some_and(|pattern| pattern.may_match_below(dir.as_ref()))
+        self.pattern
+            .as_ref()
+            .is_some_and(|pattern| pattern.may_match_below(dir.as_ref()))
     }
 }
 
@@ -32,7 +38,16 @@ impl Glob {
 mod tests {
     use super::*;
 
-    const TREE: &[&str] = &[".hidden", "a.txt", "b.md", "empty", "sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt"];
+    const TREE: &[&str] = &[
+        ".hidden",
+        "a.txt",
+        "b.md",
+        "empty",
+        "sub",
+        "sub/c.txt",
+        "sub/deep",
+        "sub/deep/d.txt",
+    ];
 
     #[test]
     fn answers_as_recorded() {
@@ -61,9 +76,16 @@ mod tests {
             ("!a.txt", &[]),
         ] {
             let glob = Glob::new(pattern).unwrap();
-            let got: Vec<&str> = TREE.iter().copied().filter(|path| glob.matches(path)).collect();
+            let got: Vec<&str> = TREE
+                .iter()
+                .copied()
+                .filter(|path| glob.matches(path))
+                .collect();
             assert_eq!(got, expect, "{pattern}");
         }
-        assert_eq!(Glob::new("[a").unwrap_err().to_string(), "syntax error in pattern `[a`");
+        assert_eq!(
+            Glob::new("[a").unwrap_err().to_string(),
+            "syntax error in pattern `[a`"
+        );
     }
 }

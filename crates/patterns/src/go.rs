@@ -12,7 +12,10 @@ pub(crate) enum Glyph {
     /// `*`
     Star,
     /// `[…]`
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 /// Whether a class holds a character.
@@ -22,14 +25,19 @@ pub(crate) fn in_class(negated: bool, ranges: &[(char, char)], ch: char) -> bool
 
 /// Splits a pattern into its elements.
 pub(crate) fn parse(pattern: &str) -> Result<Vec<Glyph>, PatternError> {
-    let bad = || PatternError::Syntax { pattern: pattern.to_owned() };
+    let bad = || PatternError::Syntax {
+        pattern: pattern.to_owned(),
+    };
     let mut glyphs = Vec::with_capacity(pattern.len());
     let mut chars = pattern.chars().peekable();
     while let Some(ch) = chars.next() {
         glyphs.push(match ch {
             '*' => Glyph::Star,
             '?' => Glyph::One,
-            '\\' => Glyph::Literal { ch: chars.next().ok_or_else(bad)?, escaped: true },
+            '\\' => Glyph::Literal {
+                ch: chars.next().ok_or_else(bad)?,
+                escaped: true,
+            },
             '[' => parse_class(&mut chars).ok_or_else(bad)?,
             ch => Glyph::Literal { ch, escaped: false },
         });
@@ -45,7 +53,11 @@ fn parse_class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<G
             return Some(Glyph::Class { negated, ranges });
         }
         let low = class_char(chars)?;
-        let high = if chars.next_if_eq(&'-').is_some() { class_char(chars)? } else { low };
+        let high = if chars.next_if_eq(&'-').is_some() {
+            class_char(chars)?
+        } else {
+            low
+        };
         ranges.push((low, high));
     }
 }
@@ -60,7 +72,9 @@ fn class_char(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<ch
 
 /// The first character of some bytes and its length; a byte that is no UTF-8 counts as one replacement character.
 pub(crate) fn first_char(bytes: &[u8]) -> (char, usize) {
-    let Some(&first) = bytes.first() else { return (char::REPLACEMENT_CHARACTER, 1) };
+    let Some(&first) = bytes.first() else {
+        return (char::REPLACEMENT_CHARACTER, 1);
+    };
     if first < 0x80 {
         return (char::from(first), 1);
     }
@@ -70,7 +84,10 @@ pub(crate) fn first_char(bytes: &[u8]) -> (char, usize) {
         0xF0..=0xF4 => 4,
         _ => return (char::REPLACEMENT_CHARACTER, 1),
     };
-    let ch = bytes.get(..len).and_then(|b| std::str::from_utf8(b).ok()).and_then(|s| s.chars().next());
+    let ch = bytes
+        .get(..len)
+        .and_then(|b| std::str::from_utf8(b).ok())
+        .and_then(|s| s.chars().next());
     ch.map_or((char::REPLACEMENT_CHARACTER, 1), |ch| (ch, len))
 }
 
@@ -220,13 +237,25 @@ mod tests {
             ("**/*.txt", "sub/deep/d.txt", Some(false)),
             ("", "", Some(true)),
         ] {
-            assert_eq!(go_match(pattern, name.as_bytes()).ok(), answer, "{pattern} on {name}");
+            assert_eq!(
+                go_match(pattern, name.as_bytes()).ok(),
+                answer,
+                "{pattern} on {name}"
+            );
         }
     }
 
     #[test]
     fn sees_wildcards() {
-        for (path, wild) in [("a*", true), ("a\\*", false), ("[a", true), ("{a,b}", false), ("a?", true), ("", false), ("\\", false)] {
+        for (path, wild) in [
+            ("a*", true),
+            ("a\\*", false),
+            ("[a", true),
+            ("{a,b}", false),
+            ("a?", true),
+            ("", false),
+            ("\\", false),
+        ] {
             assert_eq!(has_wildcards(path), wild, "{path}");
         }
     }

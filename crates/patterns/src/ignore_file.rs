@@ -5,7 +5,10 @@ use crate::go::clean;
 /// Reads the patterns of an ignore file: comments and empty lines dropped, a leading `/` and spaces after `!` forgiven.
 pub fn parse_ignore_file(text: &str) -> Vec<String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    text.lines().filter(|line| !line.starts_with('#')).filter_map(pattern).collect()
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(pattern)
+        .collect()
 }
 
 fn pattern(line: &str) -> Option<String> {
@@ -22,7 +25,11 @@ fn pattern(line: &str) -> Option<String> {
         Some(rest) if !rest.is_empty() => rest,
         _ => &cleaned,
     };
-    Some(if negated { format!("!{body}") } else { body.to_owned() })
+    Some(if negated {
+        format!("!{body}")
+    } else {
+        body.to_owned()
+    })
 }
 
 #[cfg(test)]

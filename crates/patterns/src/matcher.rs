@@ -1,6 +1,5 @@
 //! A list of patterns, the last match winning.
 
-
 use crate::{PatternError, pattern::Pattern};
 
 /// Lists longer than this are refused.
@@ -28,12 +27,17 @@ impl Matcher {
     ///
     /// # Errors
     /// The first pattern that is malformed.
-    pub fn new<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Matcher, PatternError> {
+    pub fn new<S: AsRef<str>>(
+        patterns: impl IntoIterator<Item = S>,
+    ) -> Result<Matcher, PatternError> {
         let mut compiled = Vec::new();
         for pattern in patterns {
             compiled.extend(Pattern::compile(pattern.as_ref())?);
             if compiled.len() > MAX_PATTERNS {
-                return Err(PatternError::TooMuch { what: "the number of patterns".into(), limit: MAX_PATTERNS });
+                return Err(PatternError::TooMuch {
+                    what: "the number of patterns".into(),
+                    limit: MAX_PATTERNS,
+                });
             }
         }
         Ok(Matcher { patterns: compiled })
@@ -50,7 +54,8 @@ impl Matcher {
         let mut matched = false;
         for (index, pattern) in self.patterns.iter().enumerate() {
             // One that cannot change the answer is not looked at, and so not handed down either.
-            let hit = parent.each.get(index).copied().unwrap_or(false) || (pattern.negated == matched && pattern.matches(path));
+            let hit = parent.each.get(index).copied().unwrap_or(false)
+                || (pattern.negated == matched && pattern.matches(path));
             each.push(hit);
             if hit {
                 matched = !pattern.negated;
@@ -73,7 +78,12 @@ impl Matcher {
         if path.is_empty() {
             return state;
         }
-        let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at).chain([path.len()]);
+        let ends = path
+            .iter()
+            .enumerate()
+            .filter(|&(_, &byte)| byte == b'/')
+            .map(|(at, _)| at)
+            .chain([path.len()]);
         for end in ends {
             state = self.step(&state, path.get(..end).unwrap_or(path));
         }
@@ -104,14 +114,24 @@ mod tests {
             (&["../docs"], "docs", false),
             (&["."], "docs", false),
         ] {
-            assert_eq!(Matcher::new(patterns).unwrap().matches(path), answer, "{patterns:?} on {path}");
+            assert_eq!(
+                Matcher::new(patterns).unwrap().matches(path),
+                answer,
+                "{patterns:?} on {path}"
+            );
         }
     }
 
     #[test]
     fn malformed_patterns_are_refused() {
-        assert_eq!(Matcher::new(["[a"]).unwrap_err().to_string(), "syntax error in pattern `[a`");
-        assert_eq!(Matcher::new(["!"]).unwrap_err().to_string(), "illegal exclusion pattern: \"!\"");
+        assert_eq!(
+            Matcher::new(["[a"]).unwrap_err().to_string(),
+            "syntax error in pattern `[a`"
+        );
+        assert_eq!(
+            Matcher::new(["!"]).unwrap_err().to_string(),
+            "illegal exclusion pattern: \"!\""
+        );
         assert!(Matcher::new(["x".repeat(20_000)]).is_err());
         assert!(Matcher::new(vec!["x"; 20_000]).is_err());
     }

@@ -25,7 +25,10 @@ enum Kind {
     /// `**name`: the path ends with this, or, when it starts with `/`, is the rest.
     Suffix(Vec<u8>),
     /// Everything else. `literal` is what every match starts with.
-    Tokens { literal: Vec<u8>, tokens: Vec<Token> },
+    Tokens {
+        literal: Vec<u8>,
+        tokens: Vec<Token>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,10 @@ enum Token {
     Char(char),
     /// Any character but `/`.
     One,
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
     /// Any number of characters but `/`.
     Star,
     /// Nothing, or anything that ends in `/`: a `**` with something behind it.
@@ -46,7 +52,10 @@ impl Pattern {
     /// Compiles one line. `None` for an empty one.
     pub(crate) fn compile(text: &str) -> Result<Option<Pattern>, PatternError> {
         if text.len() > MAX_LENGTH {
-            return Err(PatternError::TooMuch { what: format!("a pattern of {} bytes", text.len()), limit: MAX_LENGTH });
+            return Err(PatternError::TooMuch {
+                what: format!("a pattern of {} bytes", text.len()),
+                limit: MAX_LENGTH,
+            });
         }
         let text = text.trim();
         if text.is_empty() {
@@ -58,8 +67,13 @@ impl Pattern {
             Some(body) => (true, body),
             None => (false, cleaned.as_str()),
         };
-        let glyphs = go::parse(body).map_err(|_| PatternError::Syntax { pattern: text.to_owned() })?;
-        Ok(Some(Pattern { negated, kind: Kind::of(&glyphs, body) }))
+        let glyphs = go::parse(body).map_err(|_| PatternError::Syntax {
+            pattern: text.to_owned(),
+        })?;
+        Ok(Some(Pattern {
+            negated,
+            kind: Kind::of(&glyphs, body),
+        }))
     }
 
     /// Whether the pattern matches this very path.
@@ -67,7 +81,9 @@ impl Pattern {
         match &self.kind {
             Kind::Exact(want) => path == want,
             Kind::Prefix(prefix) => path.starts_with(prefix),
-            Kind::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path),
+            Kind::Suffix(suffix) => {
+                path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path)
+            }
             Kind::Tokens { literal, tokens } => {
                 path.starts_with(literal) && run(tokens, chars(path)).contains(&tokens.len())
             }
@@ -88,7 +104,10 @@ impl Pattern {
             Kind::Prefix(prefix) => below(prefix),
             Kind::Suffix(_) => true,
             Kind::Tokens { literal, tokens } => {
-                below(literal) && run(tokens, chars(dir).chain(['/'])).iter().any(|&state| state < tokens.len())
+                below(literal)
+                    && run(tokens, chars(dir).chain(['/']))
+                        .iter()
+                        .any(|&state| state < tokens.len())
             }
         }
     }
@@ -99,20 +118,37 @@ impl Kind {
     fn of(glyphs: &[Glyph], body: &str) -> Kind {
         let plain = |glyphs: &[Glyph]| {
             // A `]` makes moby take the general way, which treats it as itself: no difference.
-            glyphs.iter().all(|g| matches!(g, Glyph::Literal { escaped: false, .. }))
+            glyphs
+                .iter()
+                .all(|g| matches!(g, Glyph::Literal { escaped: false, .. }))
         };
         match glyphs {
             [Glyph::Star, Glyph::Star, rest @ ..] if plain(rest) => {
                 Kind::Suffix(body.get(2..).unwrap_or_default().as_bytes().to_vec())
             }
-            [rest @ .., Glyph::Star, Glyph::Star] if plain(rest) => {
-                Kind::Prefix(body.get(..body.len() - 2).unwrap_or_default().as_bytes().to_vec())
-            }
+            [rest @ .., Glyph::Star, Glyph::Star] if plain(rest) => Kind::Prefix(
+                body.get(..body.len() - 2)
+                    .unwrap_or_default()
+                    .as_bytes()
+                    .to_vec(),
+            ),
             glyphs if plain(glyphs) => Kind::Exact(body.as_bytes().to_vec()),
             glyphs => {
                 let tokens = tokens(glyphs);
-                let literal: String = tokens.iter().map_while(|t| if let Token::Char(ch) = t { Some(*ch) } else { None }).collect();
-                Kind::Tokens { literal: literal.into_bytes(), tokens }
+                let literal: String = tokens
+                    .iter()
+                    .map_while(|t| {
+                        if let Token::Char(ch) = t {
+                            Some(*ch)
+                        } else {
+                            None
+                        }
+                    })
+                    .collect();
+                Kind::Tokens {
+                    literal: literal.into_bytes(),
+                    tokens,
+                }
             }
         }
     }
@@ -130,7 +166,11 @@ fn tokens(glyphs: &[Glyph]) -> Vec<Token> {
                     [Glyph::Literal { ch: '/', .. }, after @ ..] => after,
                     after => after,
                 };
-                tokens.push(if after.is_empty() { Token::Rest } else { Token::Directories });
+                tokens.push(if after.is_empty() {
+                    Token::Rest
+                } else {
+                    Token::Directories
+                });
                 after
             }
             [glyph, after @ ..] => {
@@ -138,7 +178,10 @@ fn tokens(glyphs: &[Glyph]) -> Vec<Token> {
                     Glyph::Star => Token::Star,
                     Glyph::One => Token::One,
                     Glyph::Literal { ch, .. } => Token::Char(*ch),
-                    Glyph::Class { negated, ranges } => Token::Class { negated: *negated, ranges: ranges.clone() },
+                    Glyph::Class { negated, ranges } => Token::Class {
+                        negated: *negated,
+                        ranges: ranges.clone(),
+                    },
                 });
                 after
             }
@@ -160,7 +203,9 @@ fn run(tokens: &[Token], path: impl Iterator<Item = char>) -> Vec<usize> {
                 None => {}
                 Some(Token::Char(want)) if *want == ch => enter(tokens, state + 1, &mut next),
                 Some(Token::One) if ch != '/' => enter(tokens, state + 1, &mut next),
-                Some(Token::Class { negated, ranges }) if in_class(*negated, ranges, ch) => enter(tokens, state + 1, &mut next),
+                Some(Token::Class { negated, ranges }) if in_class(*negated, ranges, ch) => {
+                    enter(tokens, state + 1, &mut next)
+                }
                 Some(Token::Star) if ch != '/' => enter(tokens, state, &mut next),
                 Some(Token::Rest) => enter(tokens, state, &mut next),
                 Some(Token::Directories) => {
@@ -254,7 +299,11 @@ mod tests {
             ("\\d", "d", true),
             ("\\d", "1", false),
         ] {
-            assert_eq!(compile(pattern).matches(path.as_bytes()), answer, "{pattern} on {path}");
+            assert_eq!(
+                compile(pattern).matches(path.as_bytes()),
+                answer,
+                "{pattern} on {path}"
+            );
         }
     }
 
@@ -277,7 +326,11 @@ mod tests {
             ("s?c/x", "sc", false),
             ("anything", "", true),
         ] {
-            assert_eq!(compile(pattern).may_match_below(dir.as_bytes()), answer, "{pattern} below {dir}");
+            assert_eq!(
+                compile(pattern).may_match_below(dir.as_bytes()),
+                answer,
+                "{pattern} below {dir}"
+            );
         }
     }
 

@@ -32,10 +32,22 @@ impl Sets {
     /// The sets for a container, given what this process could give at most.
     pub(crate) fn of(privileged: bool, ours: u64) -> Sets {
         if privileged {
-            return Sets { bounding: ours, permitted: ours, effective: ours, inheritable: ours, ambient: ours };
+            return Sets {
+                bounding: ours,
+                permitted: ours,
+                effective: ours,
+                inheritable: ours,
+                ambient: ours,
+            };
         }
         let caps = DEFAULT & ours;
-        Sets { bounding: caps, permitted: caps, effective: caps, inheritable: 0, ambient: 0 }
+        Sets {
+            bounding: caps,
+            permitted: caps,
+            effective: caps,
+            inheritable: 0,
+            ambient: 0,
+        }
     }
 }
 

@@ -82,18 +82,26 @@ impl Reaped {
             ours.blocking.notify_all();
             ours.waiting.notify_waiters();
         };
-        thread::Builder::new().name("bodkin-reap".into()).spawn(reap)?;
+        thread::Builder::new()
+            .name("bodkin-reap".into())
+            .spawn(reap)?;
         Ok(reaped)
     }
 
     fn get(ended: &Option<io::Result<Ended>>) -> Option<io::Result<Ended>> {
-        ended.as_ref().map(|r| r.as_ref().map(|e| *e).map_err(|e| io::Error::new(e.kind(), e.to_string())))
+        ended.as_ref().map(|r| {
+            r.as_ref()
+                .map(|e| *e)
+                .map_err(|e| io::Error::new(e.kind(), e.to_string()))
+        })
     }
 
     async fn wait(&self) -> io::Result<Ended> {
         loop {
             let woken = self.waiting.notified();
-            if let Some(ended) = Reaped::get(&self.ended.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if let Some(ended) =
+                Reaped::get(&self.ended.lock().unwrap_or_else(PoisonError::into_inner))
+            {
                 return ended;
             }
             woken.await;
@@ -106,15 +114,28 @@ impl Reaped {
             if let Some(ended) = Reaped::get(&ended) {
                 return ended;
             }
-            ended = self.blocking.wait(ended).unwrap_or_else(PoisonError::into_inner);
+            ended = self
+                .blocking
+                .wait(ended)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
 /// Starts further processes in a running container.
 pub(crate) trait Joiner: Send + Sync {
-    fn exec(&self, target: BorrowedFd<'_>, pid: i32, spec: crate::spec::ExecSpec) -> Result<Child, crate::StartError>;
-    fn agent(&self, target: BorrowedFd<'_>, pid: i32, spec: crate::spec::AgentSpec) -> Result<Agent, crate::StartError>;
+    fn exec(
+        &self,
+        target: BorrowedFd<'_>,
+        pid: i32,
+        spec: crate::spec::ExecSpec,
+    ) -> Result<Child, crate::StartError>;
+    fn agent(
+        &self,
+        target: BorrowedFd<'_>,
+        pid: i32,
+        spec: crate::spec::AgentSpec,
+    ) -> Result<Agent, crate::StartError>;
 }
 
 /// The agents in a container.
@@ -145,7 +166,9 @@ pub struct Agency {
 
 impl fmt::Debug for Agency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Agency").field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("Agency")
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -157,7 +180,9 @@ impl Agency {
     pub fn start(&self, spec: crate::spec::AgentSpec) -> Result<(), crate::StartError> {
         // Held to the end: the container must not be tidied while an agent is on its way there.
         let mut agents = self.agents.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let agents = agents.as_mut().ok_or_else(|| crate::StartError::Spec("the container has ended".into()))?;
+        let agents = agents
+            .as_mut()
+            .ok_or_else(|| crate::StartError::Spec("the container has ended".into()))?;
         agents.push(self.joiner.agent(self.pidfd.as_fd(), self.pid, spec)?);
         Ok(())
     }
@@ -165,7 +190,10 @@ impl Agency {
 
 impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Child").field("pid", &self.pid).field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_struct("Child")
+            .field("pid", &self.pid)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,8 +221,13 @@ impl Child {
             return Ok(self.finish(ended));
         }
         // SAFETY: the registration holds a share of the descriptor, which is never closed or replaced while shared.
-        #[expect(unsafe_code, reason = "the reactor asks for a promise about the descriptor's life")]
-        let poll = unsafe { AsyncFd::register_with_interest(Arc::clone(&self.pidfd), tokio::io::Interest::READABLE) };
+        #[expect(
+            unsafe_code,
+            reason = "the reactor asks for a promise about the descriptor's life"
+        )]
+        let poll = unsafe {
+            AsyncFd::register_with_interest(Arc::clone(&self.pidfd), tokio::io::Interest::READABLE)
+        };
         let poll = poll.map_err(|e| e.into_parts().1)?;
         loop {
             let mut ready = poll.readable().await?;
@@ -224,12 +257,20 @@ impl Child {
 
     fn finish(&mut self, ended: Ended) -> Exit {
         self.agents.close();
-        let tidied = self.aftermath.take().map(Aftermath::tidy).unwrap_or_default();
+        let tidied = self
+            .aftermath
+            .take()
+            .map(Aftermath::tidy)
+            .unwrap_or_default();
         let exit = match ended {
             Ended::Exited(code) => Exit::Code(code),
             Ended::Signaled(signal) => Exit::Signal(signal),
         };
-        let exit = if tidied.out_of_memory && exit.code() == 137 { Exit::OutOfMemory } else { exit };
+        let exit = if tidied.out_of_memory && exit.code() == 137 {
+            Exit::OutOfMemory
+        } else {
+            exit
+        };
         self.ended = Some(exit);
         exit
     }
@@ -259,8 +300,15 @@ impl Child {
     /// # Errors
     /// When there is none.
     pub fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
-        let Some(terminal) = &self.terminal else { return Err(io::ErrorKind::Unsupported.into()) };
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let Some(terminal) = &self.terminal else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         rustix::termios::tcsetwinsize(terminal, size).map_err(Into::into)
     }
 
@@ -271,7 +319,9 @@ impl Child {
     pub fn exec(&self, spec: crate::spec::ExecSpec) -> Result<Child, crate::StartError> {
         match &self.joiner {
             Some(joiner) => joiner.exec(self.pidfd.as_fd(), self.pid, spec),
-            None => Err(crate::StartError::Spec("this runtime cannot execute in a running container".into())),
+            None => Err(crate::StartError::Spec(
+                "this runtime cannot execute in a running container".into(),
+            )),
         }
     }
 
@@ -281,8 +331,17 @@ impl Child {
     /// When the runtime has no agents.
     pub fn agency(&self) -> Result<Agency, crate::StartError> {
         let joiner = self.joiner.clone();
-        let joiner = joiner.ok_or_else(|| crate::StartError::Spec("this runtime cannot have an agent in a running container".into()))?;
-        Ok(Agency { joiner, pidfd: Arc::clone(&self.pidfd), pid: self.pid, agents: Arc::clone(&self.agents) })
+        let joiner = joiner.ok_or_else(|| {
+            crate::StartError::Spec(
+                "this runtime cannot have an agent in a running container".into(),
+            )
+        })?;
+        Ok(Agency {
+            joiner,
+            pidfd: Arc::clone(&self.pidfd),
+            pid: self.pid,
+            agents: Arc::clone(&self.agents),
+        })
     }
 
     /// The network namespace of the process.
@@ -316,14 +375,21 @@ impl Drop for Child {
             self.aftermath.take().map(Aftermath::tidy);
             return;
         }
-        let (pidfd, aftermath, agents) = (Arc::clone(&self.pidfd), self.aftermath.take(), Arc::clone(&self.agents));
+        let (pidfd, aftermath, agents) = (
+            Arc::clone(&self.pidfd),
+            self.aftermath.take(),
+            Arc::clone(&self.agents),
+        );
         let reap = move || {
             agents.close();
             let _ = rustix::event::poll(&mut [PollFd::new(&*pidfd, PollFlags::IN)], None);
             let _ = sys::process::wait(&*pidfd);
             aftermath.map(Aftermath::tidy);
         };
-        if let Err(e) = thread::Builder::new().name("bodkin-reap".into()).spawn(reap) {
+        if let Err(e) = thread::Builder::new()
+            .name("bodkin-reap".into())
+            .spawn(reap)
+        {
             tracing::warn!(pid = self.pid, error = %e, "no thread to wait for a killed container");
         }
     }

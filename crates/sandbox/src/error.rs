@@ -59,9 +59,14 @@ impl StartError {
     /// The errno, where one is behind the failure.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            StartError::Step { source, .. } | StartError::NotExecutable { source, .. } => source.raw_os_error(),
+            StartError::Step { source, .. } | StartError::NotExecutable { source, .. } => {
+                source.raw_os_error()
+            }
             StartError::Mount(e) => e.source.raw_os_error(),
-            StartError::UnknownProgram { .. } | StartError::UnknownUser { .. } | StartError::Spec(_) | StartError::Delegate { .. } => None,
+            StartError::UnknownProgram { .. }
+            | StartError::UnknownUser { .. }
+            | StartError::Spec(_)
+            | StartError::Delegate { .. } => None,
         }
     }
 }
@@ -73,11 +78,18 @@ pub(crate) trait Step<T> {
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     fn step(self, what: impl FnOnce() -> String) -> Result<T, StartError> {
-        self.map_err(|e| StartError::Step { step: what(), source: e.into() })
+        self.map_err(|e| StartError::Step {
+            step: what(),
+            source: e.into(),
+        })
     }
 }
 
 /// Bytes from outside, for a message.
 pub(crate) fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(400).collect()
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .take(400)
+        .collect()
 }

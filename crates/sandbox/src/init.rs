@@ -2,7 +2,10 @@
 //!
 //! It is this very executable, run again inside the container from a sealed copy in memory, already with the container's
 //! identity, capabilities and filter: it has nothing to give away.
-#![expect(unsafe_code, reason = "runs before any thread exists: fork, exec and signal masks are plain system calls")]
+#![expect(
+    unsafe_code,
+    reason = "runs before any thread exists: fork, exec and signal masks are plain system calls"
+)]
 
 use std::{
     env,
@@ -30,11 +33,14 @@ static CAN_BE_INIT: AtomicBool = AtomicBool::new(false);
 pub fn maybe_run() {
     CAN_BE_INIT.store(true, Ordering::Relaxed);
     let mut args = env::args_os();
-    if args.next().as_deref() != Some(OsStr::from_bytes(NAME.to_bytes())) || std::process::id() != 1 {
+    if args.next().as_deref() != Some(OsStr::from_bytes(NAME.to_bytes())) || std::process::id() != 1
+    {
         return;
     }
     // No allocation can fail usefully here, and the arguments came through execve, so they contain no NUL.
-    let argv: Vec<CString> = args.filter_map(|a| CString::new(a.into_vec()).ok()).collect();
+    let argv: Vec<CString> = args
+        .filter_map(|a| CString::new(a.into_vec()).ok())
+        .collect();
     exit(run(&argv));
 }
 
@@ -101,7 +107,11 @@ fn supervise(child: i32, all: &libc::sigset_t) -> i32 {
                     break;
                 }
                 if pid == child {
-                    return if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) };
+                    return if libc::WIFEXITED(status) {
+                        libc::WEXITSTATUS(status)
+                    } else {
+                        128 + libc::WTERMSIG(status)
+                    };
                 }
             }
         } else if signal > 0 {
@@ -156,12 +166,18 @@ unsafe fn become_program(candidates: &[CString], argv: &[*const libc::c_char]) -
 
 /// Where the program may be: itself when named with a slash, else one path per directory of `PATH`.
 fn candidates(argv: &[CString]) -> Vec<CString> {
-    let Some(name) = argv.first() else { return Vec::new() };
+    let Some(name) = argv.first() else {
+        return Vec::new();
+    };
     if name.to_bytes().contains(&b'/') {
         return vec![name.clone()];
     }
-    let path = env::var_os("PATH").unwrap_or_else(|| OsStr::new(crate::plan::DEFAULT_PATH).to_owned());
-    crate::plan::program_paths(path.as_bytes(), name.to_bytes()).into_iter().filter_map(|p| CString::new(p).ok()).collect()
+    let path =
+        env::var_os("PATH").unwrap_or_else(|| OsStr::new(crate::plan::DEFAULT_PATH).to_owned());
+    crate::plan::program_paths(path.as_bytes(), name.to_bytes())
+        .into_iter()
+        .filter_map(|p| CString::new(p).ok())
+        .collect()
 }
 
 fn report(errno: i32) {
@@ -171,5 +187,7 @@ fn report(errno: i32) {
 }
 
 fn last_errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+    std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EIO)
 }

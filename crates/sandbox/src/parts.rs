@@ -37,7 +37,12 @@ pub(crate) enum Part {
     /// What lies at this path inside this mount.
     Below(Detached, Vec<u8>),
     /// A small file.
-    File { contents: Vec<u8>, mode: u32, uid: u32, gid: u32 },
+    File {
+        contents: Vec<u8>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 /// One mount of the container.
@@ -58,13 +63,22 @@ pub(crate) fn root(root: Root) -> Result<Detached, StartError> {
 
 /// Makes one mount, detached.
 pub(crate) fn mount(mount: Mount) -> Result<Prepared, StartError> {
-    let Mount { target, source, readonly } = mount;
+    let Mount {
+        target,
+        source,
+        readonly,
+    } = mount;
     if !target.starts_with(b"/") {
-        return Err(StartError::Spec(format!("the mount target `{}` is not an absolute path", shown(&target))));
+        return Err(StartError::Spec(format!(
+            "the mount target `{}` is not an absolute path",
+            shown(&target)
+        )));
     }
     let whole = |mount| plain(mount).map(Part::Whole);
     let part = match source {
-        Source::Overlay { overlay, subpath } if subpath.iter().all(|b| *b == b'/') => Part::Whole(overlaid(&overlay)?),
+        Source::Overlay { overlay, subpath } if subpath.iter().all(|b| *b == b'/') => {
+            Part::Whole(overlaid(&overlay)?)
+        }
         Source::Overlay { overlay, subpath } => Part::Below(overlaid(&overlay)?, subpath),
         Source::Bind(path) => whole(bind(&path)?)?,
         Source::Detached(mount) => {
@@ -73,9 +87,23 @@ pub(crate) fn mount(mount: Mount) -> Result<Prepared, StartError> {
             whole(mount)?
         }
         Source::Tmpfs { size } => whole(tmpfs(size)?)?,
-        Source::File { contents, mode, uid, gid } => Part::File { contents, mode, uid, gid },
+        Source::File {
+            contents,
+            mode,
+            uid,
+            gid,
+        } => Part::File {
+            contents,
+            mode,
+            uid,
+            gid,
+        },
     };
-    Ok(Prepared { target, part, readonly })
+    Ok(Prepared {
+        target,
+        part,
+        readonly,
+    })
 }
 
 fn overlaid(overlay: &sys::mount::Overlay) -> Result<Detached, StartError> {
@@ -83,20 +111,32 @@ fn overlaid(overlay: &sys::mount::Overlay) -> Result<Detached, StartError> {
         None => None,
         Some((upper, _)) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Some(rustix::fs::open(upper, flags, Mode::empty()).step(|| format!("open the upper directory `{}`", upper.display()))?)
+            Some(
+                rustix::fs::open(upper, flags, Mode::empty())
+                    .step(|| format!("open the upper directory `{}`", upper.display()))?,
+            )
         }
     };
-    Ok(Detached { mount: sys::mount::overlay(overlay)?, upper, is_dir: true })
+    Ok(Detached {
+        mount: sys::mount::overlay(overlay)?,
+        upper,
+        is_dir: true,
+    })
 }
 
 fn plain(mount: OwnedFd) -> Result<Detached, StartError> {
     let is_dir = rooted::is_dir(&mount).step(|| "look at a mount".into())?;
-    Ok(Detached { mount, upper: None, is_dir })
+    Ok(Detached {
+        mount,
+        upper: None,
+        is_dir,
+    })
 }
 
 fn bind(path: &Path) -> Result<OwnedFd, StartError> {
     let mount = sys::mount::copy_of(CWD, path).step(|| format!("bind `{}`", path.display()))?;
-    sys::mount::set_private(&mount, MountAttrFlags::empty()).step(|| format!("make the bind of `{}` private", path.display()))?;
+    sys::mount::set_private(&mount, MountAttrFlags::empty())
+        .step(|| format!("make the bind of `{}` private", path.display()))?;
     Ok(mount)
 }
 
@@ -106,11 +146,22 @@ fn tmpfs(size: Option<u64>) -> Result<OwnedFd, StartError> {
     if let Some(size) = &size {
         options.push(("size", size.as_str()));
     }
-    Ok(sys::mount::filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID)?)
+    Ok(sys::mount::filesystem(
+        "tmpfs",
+        &options,
+        MountAttrFlags::MOUNT_ATTR_NOSUID,
+    )?)
 }
 
 /// Writes a small file that did not exist.
-pub(crate) fn write_file(dir: BorrowedFd<'_>, name: &str, contents: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<()> {
+pub(crate) fn write_file(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    contents: &[u8],
+    mode: u32,
+    uid: u32,
+    gid: u32,
+) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
     let mut rest = contents;

@@ -2,7 +2,16 @@
 
 /// Paths below `/proc` that an ordinary container must not see.
 pub(crate) const MASKED_PROC: &[&str] = &[
-    "acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats",
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
 ];
 /// Paths below `/sys` that an ordinary container must not see.
 pub(crate) const MASKED_SYS: &[&str] = &["devices/virtual/powercap", "firmware"];
@@ -12,8 +21,14 @@ pub(crate) const READONLY_PROC: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-tr
 /// A device node: name in `/dev`, major, minor.
 pub(crate) type Device = (&'static str, u32, u32);
 /// The devices of an ordinary container.
-pub(crate) const DEVICES: &[Device] =
-    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+pub(crate) const DEVICES: &[Device] = &[
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 /// Links in `/dev`.
 pub(crate) const DEV_LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
@@ -24,7 +39,8 @@ pub(crate) const DEV_LINKS: &[(&str, &str)] = &[
 ];
 
 /// Where programs are looked for when the container's environment has no `PATH`.
-pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The paths at which a program named without a slash may be, in the order of `PATH`.
 pub(crate) fn program_paths(path: &[u8], name: &[u8]) -> Vec<Vec<u8>> {
@@ -41,7 +57,8 @@ pub(crate) fn program_paths(path: &[u8], name: &[u8]) -> Vec<Vec<u8>> {
 
 /// The value of a variable in an environment, the first one as `getenv` finds it.
 pub(crate) fn variable<'a>(env: &'a [Vec<u8>], name: &str) -> Option<&'a [u8]> {
-    env.iter().find_map(|e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    env.iter()
+        .find_map(|e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// Files that hold the certificate authorities of common distributions, in the order they are tried.
@@ -61,7 +78,14 @@ mod tests {
     #[test]
     fn programs_are_looked_for_in_the_order_of_path() {
         let paths = program_paths(b"/bin::/usr/bin:/bin", b"sh");
-        assert_eq!(paths, [b"/bin/sh".to_vec(), b"./sh".to_vec(), b"/usr/bin/sh".to_vec()]);
+        assert_eq!(
+            paths,
+            [
+                b"/bin/sh".to_vec(),
+                b"./sh".to_vec(),
+                b"/usr/bin/sh".to_vec()
+            ]
+        );
     }
 
     #[test]

@@ -38,10 +38,20 @@ fn open_by_steps(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> io::Result
 /// Opens the single name `name` in `dir` without following it.
 pub(crate) fn child(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-    openat2(dir, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, resolve)
+    openat2(
+        dir,
+        name,
+        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        resolve,
+    )
 }
 
-fn openat2(dir: BorrowedFd<'_>, path: &[u8], flags: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
+fn openat2(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> io::Result<OwnedFd> {
     // The kernel answers EAGAIN when a rename elsewhere made the walk uncertain.
     for _ in 0..16 {
         match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
@@ -90,9 +100,17 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Walk> {
     let errno = |e: rustix::io::Errno| -> io::Error { e.into() };
     let top = || -> io::Result<Step> {
         let fd = rustix::io::fcntl_dupfd_cloexec(root, 3)?;
-        Ok(Step { name: Vec::new(), mount: mount_id(&fd)?, fd })
+        Ok(Step {
+            name: Vec::new(),
+            mount: mount_id(&fd)?,
+            fd,
+        })
     };
-    let mut walk = Walk { dirs: vec![top()?], file: None, missing: Vec::new() };
+    let mut walk = Walk {
+        dirs: vec![top()?],
+        file: None,
+        missing: Vec::new(),
+    };
     let mut todo: VecDeque<Vec<u8>> = components(path);
     let mut links = 0;
     while let Some(name) = todo.pop_front() {
@@ -106,7 +124,9 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Walk> {
             walk.missing.push(name);
             continue;
         }
-        let Some(here) = walk.dirs.last() else { return Err(errno(rustix::io::Errno::NOENT)) };
+        let Some(here) = walk.dirs.last() else {
+            return Err(errno(rustix::io::Errno::NOENT));
+        };
         let fd = match child(here.fd.as_fd(), &name, OFlags::PATH) {
             Ok(fd) => fd,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
@@ -116,7 +136,11 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Walk> {
             Err(e) => return Err(e),
         };
         match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
-            FileType::Directory => walk.dirs.push(Step { name, mount: mount_id(&fd)?, fd }),
+            FileType::Directory => walk.dirs.push(Step {
+                name,
+                mount: mount_id(&fd)?,
+                fd,
+            }),
             FileType::Symlink => {
                 links += 1;
                 if links > MAX_LINKS {
@@ -154,7 +178,10 @@ pub(crate) fn is_dir(fd: impl AsFd) -> io::Result<bool> {
 }
 
 fn components(path: &[u8]) -> VecDeque<Vec<u8>> {
-    path.split(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".").map(<[u8]>::to_vec).collect()
+    path.split(|b| *b == b'/')
+        .filter(|c| !c.is_empty() && *c != b".")
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 #[cfg(test)]
@@ -164,10 +191,27 @@ mod tests {
     use super::*;
 
     fn names(walk: &Walk) -> String {
-        let dirs: Vec<_> = walk.dirs.iter().skip(1).map(|s| String::from_utf8_lossy(&s.name).into_owned()).collect();
-        let missing: Vec<_> = walk.missing.iter().map(|n| String::from_utf8_lossy(n).into_owned()).collect();
-        let file = walk.file.as_ref().map(|(n, _)| String::from_utf8_lossy(n).into_owned());
-        format!("{} | {} | {}", dirs.join("/"), file.unwrap_or_default(), missing.join("/"))
+        let dirs: Vec<_> = walk
+            .dirs
+            .iter()
+            .skip(1)
+            .map(|s| String::from_utf8_lossy(&s.name).into_owned())
+            .collect();
+        let missing: Vec<_> = walk
+            .missing
+            .iter()
+            .map(|n| String::from_utf8_lossy(n).into_owned())
+            .collect();
+        let file = walk
+            .file
+            .as_ref()
+            .map(|(n, _)| String::from_utf8_lossy(n).into_owned());
+        format!(
+            "{} | {} | {}",
+            dirs.join("/"),
+            file.unwrap_or_default(),
+            missing.join("/")
+        )
     }
 
     #[test]
@@ -183,7 +227,8 @@ mod tests {
         symlink("/proc/self/root", root.join("etc/magic")).unwrap();
         let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let check = |path: &str, expected: &str| {
-            let found = walk(fd.as_fd(), path.as_bytes()).map_or_else(|e| format!("{e}"), |w| names(&w));
+            let found =
+                walk(fd.as_fd(), path.as_bytes()).map_or_else(|e| format!("{e}"), |w| names(&w));
             assert_eq!(found, expected, "{path}");
         };
         check("/", " |  | ");
@@ -197,12 +242,26 @@ mod tests {
         check("/etc/hosts/x", "Not a directory (os error 20)");
         check("/loop", "Too many levels of symbolic links (os error 40)");
         for open in [open, open_by_steps] {
-            let inode = |path: &str| open(fd.as_fd(), path.as_bytes(), OFlags::PATH).map(|f| rustix::fs::fstat(f).unwrap().st_ino);
+            let inode = |path: &str| {
+                open(fd.as_fd(), path.as_bytes(), OFlags::PATH)
+                    .map(|f| rustix::fs::fstat(f).unwrap().st_ino)
+            };
             assert_eq!(inode("/etc/up").unwrap(), inode("etc/sub").unwrap());
-            assert_eq!(inode("/abs/up/../hosts").unwrap(), inode("/etc/hosts").unwrap());
+            assert_eq!(
+                inode("/abs/up/../hosts").unwrap(),
+                inode("/etc/hosts").unwrap()
+            );
             assert_eq!(inode("../../").unwrap(), inode(".").unwrap());
-            assert_eq!(inode("/etc/none").unwrap_err().raw_os_error(), Some(libc::ENOENT));
-            assert_eq!(open(fd.as_fd(), b"/etc/hosts", OFlags::PATH | OFlags::DIRECTORY).unwrap_err().raw_os_error(), Some(libc::ENOTDIR));
+            assert_eq!(
+                inode("/etc/none").unwrap_err().raw_os_error(),
+                Some(libc::ENOENT)
+            );
+            assert_eq!(
+                open(fd.as_fd(), b"/etc/hosts", OFlags::PATH | OFlags::DIRECTORY)
+                    .unwrap_err()
+                    .raw_os_error(),
+                Some(libc::ENOTDIR)
+            );
         }
     }
 }

@@ -1,9 +1,6 @@
 //! What to run: everything a [`crate::Runtime`] needs to start one container, decided and printable.
 
-use std::{
-    os::fd::OwnedFd,
-    path::PathBuf,
-};
+use std::{os::fd::OwnedFd, path::PathBuf};
 
 /// One container to run.
 #[derive(Debug)]
@@ -104,7 +101,10 @@ pub struct Mount {
 #[derive(Debug)]
 pub enum Source {
     /// A fresh overlay; the mount's root is `subpath` inside it (directory or file).
-    Overlay { overlay: sys::mount::Overlay, subpath: Vec<u8> },
+    Overlay {
+        overlay: sys::mount::Overlay,
+        subpath: Vec<u8>,
+    },
     /// A host directory or file, bind mounted (not recursive).
     Bind(PathBuf),
     /// An already detached mount.
@@ -112,7 +112,12 @@ pub enum Source {
     /// A fresh tmpfs; size in bytes.
     Tmpfs { size: Option<u64> },
     /// A file with these bytes on a tmpfs (secrets), with mode and owner.
-    File { contents: Vec<u8>, mode: u32, uid: u32, gid: u32 },
+    File {
+        contents: Vec<u8>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 /// The user, as the image's configuration or the API named it.

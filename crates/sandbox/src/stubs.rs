@@ -72,9 +72,20 @@ pub(crate) struct Stubs {
 
 impl Stubs {
     /// Opens the target of a mount, making it and its parents (0755) if they do not exist.
-    pub(crate) fn target(&mut self, layers: &[Layer], walk: Walk, directory: bool) -> io::Result<OwnedFd> {
-        let Walk { dirs, file, missing } = walk;
-        let Some(here) = dirs.last() else { return Err(rustix::io::Errno::NOENT.into()) };
+    pub(crate) fn target(
+        &mut self,
+        layers: &[Layer],
+        walk: Walk,
+        directory: bool,
+    ) -> io::Result<OwnedFd> {
+        let Walk {
+            dirs,
+            file,
+            missing,
+        } = walk;
+        let Some(here) = dirs.last() else {
+            return Err(rustix::io::Errno::NOENT.into());
+        };
         let alone = |mount: u64| layers.iter().any(|l| l.mount == mount && l.upper.is_some());
         if let Some((name, fd)) = file {
             if !alone(here.mount) {
@@ -92,10 +103,18 @@ impl Stubs {
             return here.fd.try_clone();
         }
         // The names from the root of the mount that the stub will be on.
-        let on_mount = dirs.iter().rposition(|s| s.mount != here.mount).map_or(0, |i| i + 1);
-        let inside: Vec<Vec<u8>> = dirs.iter().skip(on_mount + 1).map(|s| s.name.clone()).collect();
+        let on_mount = dirs
+            .iter()
+            .rposition(|s| s.mount != here.mount)
+            .map_or(0, |i| i + 1);
+        let inside: Vec<Vec<u8>> = dirs
+            .iter()
+            .skip(on_mount + 1)
+            .map(|s| s.name.clone())
+            .collect();
         let layer = layers.iter().find(|l| l.mount == here.mount);
-        let upper = layer.and_then(|l| Some((l.upper.as_ref()?, [l.prefix.clone(), inside].concat())));
+        let upper =
+            layer.and_then(|l| Some((l.upper.as_ref()?, [l.prefix.clone(), inside].concat())));
         let existed = match &upper {
             Some((upper, names)) => depth_in(upper.as_fd(), names)?,
             None => 0,
@@ -108,19 +127,28 @@ impl Stubs {
 
         match upper {
             None => {
-                let (stub, parents): (Vec<Made>, Vec<Made>) = made.into_iter().partition(|m| m.kind == Kind::Stub);
+                let (stub, parents): (Vec<Made>, Vec<Made>) =
+                    made.into_iter().partition(|m| m.kind == Kind::Stub);
                 self.made.extend(parents);
                 for stub in stub {
                     self.share(stub.parent.as_fd(), &stub.name, &fd, true)?;
                 }
             }
-            Some((upper, names)) => self.record_in_upper(upper.as_fd(), &names, existed, &missing)?,
+            Some((upper, names)) => {
+                self.record_in_upper(upper.as_fd(), &names, existed, &missing)?
+            }
         }
         Ok(fd)
     }
 
     /// Notes the use of a target on a layer that other containers may have too.
-    fn share(&mut self, parent: BorrowedFd<'_>, name: &[u8], target: &OwnedFd, made: bool) -> io::Result<()> {
+    fn share(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        target: &OwnedFd,
+        made: bool,
+    ) -> io::Result<()> {
         let stat = rustix::fs::fstat(target)?;
         let key = (stat.st_dev, stat.st_ino);
         let parent = rustix::io::fcntl_dupfd_cloexec(parent, 3)?;
@@ -128,12 +156,22 @@ impl Stubs {
         let entry = shared.entry(key).or_default();
         entry.users += 1;
         entry.made |= made;
-        self.uses.push(Use { parent, name: name.to_vec(), key });
+        self.uses.push(Use {
+            parent,
+            name: name.to_vec(),
+            key,
+        });
         Ok(())
     }
 
     /// Records what a stub left in the upper layer of an overlay: copied-up directories, made directories, the stub.
-    fn record_in_upper(&mut self, upper: BorrowedFd<'_>, names: &[Vec<u8>], existed: usize, missing: &[Vec<u8>]) -> io::Result<()> {
+    fn record_in_upper(
+        &mut self,
+        upper: BorrowedFd<'_>,
+        names: &[Vec<u8>],
+        existed: usize,
+        missing: &[Vec<u8>],
+    ) -> io::Result<()> {
         let mut parent = rustix::io::fcntl_dupfd_cloexec(upper, 3)?;
         let count = names.len() + missing.len();
         for (i, name) in names.iter().chain(missing).enumerate() {
@@ -145,7 +183,12 @@ impl Stubs {
             let fd = rooted::child(parent.as_fd(), name, OFlags::PATH)?;
             let found = rustix::fs::fstat(&fd)?;
             if i >= existed {
-                self.made.push(Made { parent, name: name.clone(), found, kind });
+                self.made.push(Made {
+                    parent,
+                    name: name.clone(),
+                    found,
+                    kind,
+                });
             }
             parent = fd;
         }
@@ -180,16 +223,28 @@ impl Stubs {
 fn release(target: &Use) {
     // Held to the end: nobody can come to use the target between the decision and the removal.
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(entry) = shared.get_mut(&target.key) else { return };
+    let Some(entry) = shared.get_mut(&target.key) else {
+        return;
+    };
     entry.users = entry.users.saturating_sub(1);
     if entry.users > 0 {
         return;
     }
     let made = entry.made;
     shared.remove(&target.key);
-    let Ok(now) = rustix::fs::statat(&target.parent, target.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { return };
+    let Ok(now) = rustix::fs::statat(
+        &target.parent,
+        target.name.as_slice(),
+        AtFlags::SYMLINK_NOFOLLOW,
+    ) else {
+        return;
+    };
     if made && (now.st_dev, now.st_ino) == target.key {
-        let removed = unlink(target.parent.as_fd(), &target.name, FileType::from_raw_mode(now.st_mode) == FileType::Directory);
+        let removed = unlink(
+            target.parent.as_fd(),
+            &target.name,
+            FileType::from_raw_mode(now.st_mode) == FileType::Directory,
+        );
         if let Err(e) = removed {
             tracing::debug!(name = %crate::error::shown(&target.name), error = %e, "a mount target stays in the layer");
         }
@@ -209,7 +264,11 @@ fn depth_in(dir: BorrowedFd<'_>, names: &[Vec<u8>]) -> io::Result<usize> {
 }
 
 /// Makes the missing names below `dir`: directories, and at the end a directory or an empty file.
-fn make(dir: BorrowedFd<'_>, missing: &[Vec<u8>], directory: bool) -> io::Result<(OwnedFd, Vec<Made>)> {
+fn make(
+    dir: BorrowedFd<'_>,
+    missing: &[Vec<u8>],
+    directory: bool,
+) -> io::Result<(OwnedFd, Vec<Made>)> {
     let mut parent = rustix::io::fcntl_dupfd_cloexec(dir, 3)?;
     let mut made = Vec::new();
     for (i, name) in missing.iter().enumerate() {
@@ -217,18 +276,33 @@ fn make(dir: BorrowedFd<'_>, missing: &[Vec<u8>], directory: bool) -> io::Result
         if directory || !last {
             rustix::fs::mkdirat(&parent, name.as_slice(), Mode::from_raw_mode(0o755))?;
         } else {
-            rustix::fs::mknodat(&parent, name.as_slice(), FileType::RegularFile, Mode::from_raw_mode(0o644), 0)?;
+            rustix::fs::mknodat(
+                &parent,
+                name.as_slice(),
+                FileType::RegularFile,
+                Mode::from_raw_mode(0o644),
+                0,
+            )?;
         }
         let fd = rooted::child(parent.as_fd(), name, OFlags::PATH)?;
         let kind = if last { Kind::Stub } else { Kind::Parent };
-        made.push(Made { parent, name: name.clone(), found: rustix::fs::fstat(&fd)?, kind });
+        made.push(Made {
+            parent,
+            name: name.clone(),
+            found: rustix::fs::fstat(&fd)?,
+            kind,
+        });
         parent = fd;
     }
     Ok((parent, made))
 }
 
 fn look(made: &Made) -> rustix::io::Result<Stat> {
-    rustix::fs::statat(&made.parent, made.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+    rustix::fs::statat(
+        &made.parent,
+        made.name.as_slice(),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
 }
 
 /// Whether the name still leads to what was made, and for a copied-up directory whether nobody changed it since.
@@ -236,22 +310,38 @@ fn is_untouched(made: &Made) -> bool {
     let Ok(now) = look(made) else { return false };
     let identity = |s: &Stat| (s.st_dev, s.st_ino);
     let change = |s: &Stat| (s.st_ctime, s.st_ctime_nsec);
-    identity(&now) == identity(&made.found) && (made.kind != Kind::CopiedUp || change(&now) == change(&made.found))
+    identity(&now) == identity(&made.found)
+        && (made.kind != Kind::CopiedUp || change(&now) == change(&made.found))
 }
 
 fn remove(made: &Made) -> rustix::io::Result<()> {
-    unlink(made.parent.as_fd(), &made.name, FileType::from_raw_mode(made.found.st_mode) == FileType::Directory)
+    unlink(
+        made.parent.as_fd(),
+        &made.name,
+        FileType::from_raw_mode(made.found.st_mode) == FileType::Directory,
+    )
 }
 
 /// Removes a name, and leaves the directory's times as they were.
 fn unlink(parent: BorrowedFd<'_>, name: &[u8], directory: bool) -> rustix::io::Result<()> {
     let before = rustix::fs::fstat(parent)?;
-    rustix::fs::unlinkat(parent, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
+    rustix::fs::unlinkat(
+        parent,
+        name,
+        if directory {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        },
+    )?;
     rustix::fs::utimensat(parent, ".", &times_of(&before), AtFlags::empty())
 }
 
 fn times_of(stat: &Stat) -> Timestamps {
-    let at = |tv_sec: i64, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
+    let at = |tv_sec: i64, tv_nsec: u64| Timespec {
+        tv_sec,
+        tv_nsec: tv_nsec as _,
+    };
     Timestamps {
         last_access: at(stat.st_atime as _, stat.st_atime_nsec as _),
         last_modification: at(stat.st_mtime as _, stat.st_mtime_nsec as _),

@@ -4,7 +4,7 @@ use std::{io::Read, os::fd::BorrowedFd};
 
 use rustix::fs::{FileType, OFlags};
 
-use crate::{error::shown, rooted, spec::UserSpec, StartError};
+use crate::{StartError, error::shown, rooted, spec::UserSpec};
 
 /// A file of users larger than this is refused rather than read.
 const MAX_FILE: u64 = 16 << 20;
@@ -25,19 +25,35 @@ pub(crate) struct Identity {
 /// Looks a user up in the container rooted at `root`.
 pub(crate) fn identify(root: BorrowedFd<'_>, user: &UserSpec) -> Result<Identity, StartError> {
     let read = |path: &str| {
-        read_file(root, path).map_err(|reason| StartError::UnknownUser { user: user.name.clone(), reason: format!("{path}: {reason}") })
+        read_file(root, path).map_err(|reason| StartError::UnknownUser {
+            user: user.name.clone(),
+            reason: format!("{path}: {reason}"),
+        })
     };
     let passwd = read("/etc/passwd")?;
     let group = read("/etc/group")?;
-    identify_in(&user.name, &passwd, &group)
-        .map_err(|reason| StartError::UnknownUser { user: shown(user.name.as_bytes()), reason })
+    identify_in(&user.name, &passwd, &group).map_err(|reason| StartError::UnknownUser {
+        user: shown(user.name.as_bytes()),
+        reason,
+    })
 }
 
 /// A file of the image that may be missing; never anything but a regular file.
 fn read_file(root: BorrowedFd<'_>, path: &str) -> Result<Vec<u8>, String> {
-    let fd = match rooted::open(root, path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+    let fd = match rooted::open(
+        root,
+        path.as_bytes(),
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+    ) {
         Ok(fd) => fd,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => return Ok(Vec::new()),
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
         Err(e) => return Err(e.to_string()),
     };
     let stat = rustix::fs::fstat(&fd).map_err(|e| e.to_string())?;
@@ -45,7 +61,10 @@ fn read_file(root: BorrowedFd<'_>, path: &str) -> Result<Vec<u8>, String> {
         return Err("not a regular file".into());
     }
     let mut contents = Vec::new();
-    std::fs::File::from(fd).take(MAX_FILE + 1).read_to_end(&mut contents).map_err(|e| e.to_string())?;
+    std::fs::File::from(fd)
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut contents)
+        .map_err(|e| e.to_string())?;
     if contents.len() as u64 > MAX_FILE {
         return Err(format!("larger than {MAX_FILE} bytes"));
     }
@@ -62,11 +81,26 @@ fn identify_in(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Stri
     let user = if user.is_empty() { "0" } else { user };
     let number = parse_id(user)?;
     let entry = lines(passwd)
-        .filter_map(|f| Some((*f.first()?, id(f.get(2)?)?, id(f.get(3)?)?, f.get(5).copied())))
+        .filter_map(|f| {
+            Some((
+                *f.first()?,
+                id(f.get(2)?)?,
+                id(f.get(3)?)?,
+                f.get(5).copied(),
+            ))
+        })
         .find(|(name, uid, ..)| *name == user.as_bytes() || number == Some(*uid));
     let mut identity = match (entry, number) {
-        (Some((_, uid, gid, home)), _) => Identity { uid, gid, groups: Vec::new(), home: home.map(<[u8]>::to_vec) },
-        (None, Some(uid)) => Identity { uid, ..Identity::default() },
+        (Some((_, uid, gid, home)), _) => Identity {
+            uid,
+            gid,
+            groups: Vec::new(),
+            home: home.map(<[u8]>::to_vec),
+        },
+        (None, Some(uid)) => Identity {
+            uid,
+            ..Identity::default()
+        },
         (None, None) => return Err("no such user in /etc/passwd".into()),
     };
     match wanted_group {
@@ -76,7 +110,9 @@ fn identify_in(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Stri
                 .filter_map(|f| Some((*f.first()?, id(f.get(2)?)?)))
                 .find(|(n, gid)| *n == name.as_bytes() || number == Some(*gid))
                 .map(|(_, gid)| gid);
-            identity.gid = listed.or(number).ok_or_else(|| format!("no group `{}` in /etc/group", shown(name.as_bytes())))?;
+            identity.gid = listed
+                .or(number)
+                .ok_or_else(|| format!("no group `{}` in /etc/group", shown(name.as_bytes())))?;
             identity.groups = vec![identity.gid];
         }
         _ => {
@@ -84,7 +120,9 @@ fn identify_in(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Stri
             if let Some((name, ..)) = entry {
                 let members = lines(group).filter_map(|f| Some((id(f.get(2)?)?, *f.get(3)?)));
                 for (gid, members) in members {
-                    if members.split(|b| *b == b',').any(|m| m == name) && !identity.groups.contains(&gid) {
+                    if members.split(|b| *b == b',').any(|m| m == name)
+                        && !identity.groups.contains(&gid)
+                    {
                         identity.groups.push(gid);
                     }
                 }
@@ -107,7 +145,9 @@ fn parse_id(text: &str) -> Result<Option<u32>, String> {
 }
 
 fn id(field: &[u8]) -> Option<u32> {
-    std::str::from_utf8(field).ok().and_then(|t| parse_id(t).ok().flatten())
+    std::str::from_utf8(field)
+        .ok()
+        .and_then(|t| parse_id(t).ok().flatten())
 }
 
 /// The entries of a colon-separated file.
@@ -123,7 +163,8 @@ mod tests {
     use super::*;
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# note\nbuild:x:1000:100:B:/home/build:/bin/sh\nbroken\nbig:x:4294967296:0::/:\n";
-    const GROUP: &[u8] = b"root:x:0:\nusers:x:100:\nwheel:x:10:root,build\ndocker:x:999:build\nmany:x:5:builder\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nusers:x:100:\nwheel:x:10:root,build\ndocker:x:999:build\nmany:x:5:builder\n";
 
     fn check(spec: &str, expected: &str) {
         let found = match identify_in(spec, PASSWD, GROUP) {
@@ -153,7 +194,10 @@ mod tests {
         check("4294967296", "`4294967296` is outside 0..=2147483647");
         check("4294967295", "`4294967295` is outside 0..=2147483647");
         check("-1", "`-1` is outside 0..=2147483647");
-        check("99999999999999999999999", "`99999999999999999999999` is outside 0..=2147483647");
+        check(
+            "99999999999999999999999",
+            "`99999999999999999999999` is outside 0..=2147483647",
+        );
         check("0:4294967296", "`4294967296` is outside 0..=2147483647");
         check("big", "no such user in /etc/passwd");
     }

@@ -77,14 +77,26 @@ pub enum IngestError {
 impl IngestError {
     /// Whether what came is not what was promised, as opposed to a trouble of the disk.
     pub fn is_mismatch(&self) -> bool {
-        matches!(self, IngestError::Mismatch { .. } | IngestError::Size { .. })
+        matches!(
+            self,
+            IngestError::Mismatch { .. } | IngestError::Size { .. }
+        )
     }
 }
 
 impl Blobs {
     pub(crate) fn new(rows: Vec<BlobRow>, store: Weak<Inner>) -> Blobs {
-        let blobs = rows.into_iter().map(|row| (row.digest.clone(), row)).collect();
-        Blobs { state: Mutex::new(State { blobs, active: HashSet::new() }), store }
+        let blobs = rows
+            .into_iter()
+            .map(|row| (row.digest.clone(), row))
+            .collect();
+        Blobs {
+            state: Mutex::new(State {
+                blobs,
+                active: HashSet::new(),
+            }),
+            store,
+        }
     }
 
     /// Where a blob is, if the store has it.
@@ -100,22 +112,46 @@ impl Blobs {
     /// # Errors
     /// When the digest is none, somebody else is at it, or the file cannot be opened.
     pub fn ingest(&self, digest: &str, size: Option<u64>) -> Result<Ingest, IngestError> {
-        let hex = hex_of(digest).ok_or_else(|| IngestError::NotADigest { digest: digest.to_owned() })?.to_owned();
+        let hex = hex_of(digest)
+            .ok_or_else(|| IngestError::NotADigest {
+                digest: digest.to_owned(),
+            })?
+            .to_owned();
         let store = self.store.upgrade().ok_or(IngestError::Closed)?;
         if !self.lock().active.insert(hex.clone()) {
-            return Err(IngestError::Busy { digest: digest.to_owned() });
+            return Err(IngestError::Busy {
+                digest: digest.to_owned(),
+            });
         }
-        let claim = Claim { store: store.clone(), hex };
+        let claim = Claim {
+            store: store.clone(),
+            hex,
+        };
         let path = store.layout.ingest().join(&claim.hex);
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(on("open", &path))?;
-        let mut ingest = Ingest { claim, digest: digest.to_owned(), path, file, size, offset: 0, hash: Sha256::new() };
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(on("open", &path))?;
+        let mut ingest = Ingest {
+            claim,
+            digest: digest.to_owned(),
+            path,
+            file,
+            size,
+            offset: 0,
+            hash: Sha256::new(),
+        };
         ingest.catch_up()?;
         Ok(ingest)
     }
 
     /// Forgets and deletes a blob, if it has not been used since.
     pub(crate) fn remove_idle(&self, digest: &str, last_used: i64) -> bool {
-        let (Some(store), Some(hex)) = (self.store.upgrade(), hex_of(digest)) else { return false };
+        let (Some(store), Some(hex)) = (self.store.upgrade(), hex_of(digest)) else {
+            return false;
+        };
         {
             let mut state = self.lock();
             match state.blobs.get(digest) {
@@ -125,7 +161,9 @@ impl Blobs {
             state.blobs.remove(digest);
             store.writer.write(Write::RemoveBlob(digest.to_owned()));
         }
-        store.trash.take_or_warn(&blob_path(&store.layout.blobs(), hex));
+        store
+            .trash
+            .take_or_warn(&blob_path(&store.layout.blobs(), hex));
         true
     }
 
@@ -163,9 +201,15 @@ impl Ingest {
         let end = self.offset.saturating_add(bytes.len() as u64);
         if let Some(expected) = self.size.filter(|size| end > *size) {
             self.discard();
-            return Err(IngestError::Size { digest: self.digest.clone(), expected, actual: end });
+            return Err(IngestError::Size {
+                digest: self.digest.clone(),
+                expected,
+                actual: end,
+            });
         }
-        self.file.write_all(bytes).map_err(on("write", &self.path))?;
+        self.file
+            .write_all(bytes)
+            .map_err(on("write", &self.path))?;
         self.hash.update(bytes);
         self.offset = end;
         Ok(())
@@ -177,7 +221,11 @@ impl Ingest {
     /// [`IngestError::Mismatch`], [`IngestError::Size`], or a failed call.
     pub fn commit(mut self) -> Result<(), IngestError> {
         if let Some(expected) = self.size.filter(|size| self.offset != *size) {
-            let error = IngestError::Size { digest: self.digest.clone(), expected, actual: self.offset };
+            let error = IngestError::Size {
+                digest: self.digest.clone(),
+                expected,
+                actual: self.offset,
+            };
             if self.offset > expected {
                 self.discard();
             }
@@ -186,7 +234,10 @@ impl Ingest {
         let actual = format!("{ALGORITHM}{}", to_hex(&self.hash.finalize_reset()));
         if actual != self.digest {
             self.discard();
-            return Err(IngestError::Mismatch { expected: self.digest.clone(), actual });
+            return Err(IngestError::Mismatch {
+                expected: self.digest.clone(),
+                actual,
+            });
         }
         let store = &self.claim.store;
         let to = blob_path(&store.layout.blobs(), &self.claim.hex);
@@ -210,14 +261,21 @@ impl Ingest {
 
     /// Hashes what an earlier try left.
     fn catch_up(&mut self) -> Result<(), IngestError> {
-        let len = self.file.metadata().map_err(on("look at", &self.path))?.len();
+        let len = self
+            .file
+            .metadata()
+            .map_err(on("look at", &self.path))?
+            .len();
         if self.size.is_some_and(|size| len > size) {
             self.file.set_len(0).map_err(on("truncate", &self.path))?;
             return Ok(());
         }
         let mut buffer = vec![0; 128 << 10];
         loop {
-            let n = self.file.read(&mut buffer).map_err(on("read", &self.path))?;
+            let n = self
+                .file
+                .read(&mut buffer)
+                .map_err(on("read", &self.path))?;
             if n == 0 {
                 return Ok(());
             }
@@ -299,7 +357,9 @@ pub(crate) fn on_disk(blobs: &Path) -> Result<HashMap<String, u64>, DiskError> {
         for hex in disk::names(&dir)? {
             let path = dir.join(&hex);
             if is_hex(&hex) && path == blob_path(blobs, &hex) {
-                let size = fs::symlink_metadata(&path).map_err(on("look at", &path))?.len();
+                let size = fs::symlink_metadata(&path)
+                    .map_err(on("look at", &path))?
+                    .len();
                 found.insert(format!("{ALGORITHM}{hex}"), size);
             }
         }
@@ -309,7 +369,9 @@ pub(crate) fn on_disk(blobs: &Path) -> Result<HashMap<String, u64>, DiskError> {
 
 /// Whether a blob file is what its name says.
 pub(crate) fn verify(blobs: &Path, digest: &str) -> Result<bool, DiskError> {
-    let Some(hex) = hex_of(digest) else { return Ok(false) };
+    let Some(hex) = hex_of(digest) else {
+        return Ok(false);
+    };
     let path = blob_path(blobs, hex);
     let mut file = File::open(&path).map_err(on("open", &path))?;
     let mut hash = Sha256::new();

@@ -28,7 +28,11 @@ impl DbError {
                 Some(code) => matches!(code, Code::DatabaseCorrupt | Code::NotADatabase),
                 None => !matches!(e, rusqlite::Error::QueryReturnedNoRows),
             };
-            DbError { action, message: e.to_string(), corrupt }
+            DbError {
+                action,
+                message: e.to_string(),
+                corrupt,
+            }
         }
     }
 }
@@ -53,17 +57,23 @@ CREATE TABLE facts (
 /// Opens the database, making it if it is not there.
 pub(crate) fn open(path: &Path) -> Result<Connection, DbError> {
     let db = connect(path)?;
-    let version: i64 =
-        db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(DbError::of("read the version of"))?;
+    let version: i64 = db
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(DbError::of("read the version of"))?;
     match version {
         VERSION => {}
         0 => {
             let sql = format!("BEGIN;{SCHEMA}PRAGMA user_version = {VERSION};COMMIT;");
-            db.execute_batch(&sql).map_err(DbError::of("make the tables of"))?;
+            db.execute_batch(&sql)
+                .map_err(DbError::of("make the tables of"))?;
         }
         other => {
             let message = format!("it has version {other}, this program knows {VERSION}");
-            return Err(DbError { action: "use", message, corrupt: true });
+            return Err(DbError {
+                action: "use",
+                message,
+                corrupt: true,
+            });
         }
     }
     Ok(db)
@@ -72,10 +82,13 @@ pub(crate) fn open(path: &Path) -> Result<Connection, DbError> {
 /// A connection to an existing database.
 pub(crate) fn connect(path: &Path) -> Result<Connection, DbError> {
     let db = Connection::open(path).map_err(DbError::of("open"))?;
-    db.busy_timeout(Duration::from_secs(10)).map_err(DbError::of("open"))?;
+    db.busy_timeout(Duration::from_secs(10))
+        .map_err(DbError::of("open"))?;
     db.set_prepared_statement_cache_capacity(32);
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096;")
-        .map_err(DbError::of("set up"))?;
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096;",
+    )
+    .map_err(DbError::of("set up"))?;
     Ok(db)
 }
 
@@ -128,7 +141,9 @@ pub(crate) fn load(db: &Connection) -> Result<Loaded, DbError> {
 fn load_rows(db: &Connection) -> rusqlite::Result<Loaded> {
     let mut loaded = Loaded::default();
     let mut rows = db.prepare("SELECT id, layers FROM snapshots")?;
-    for row in rows.query_map([], |row| Ok((number(row.get(0)?), ids(&row.get::<_, Vec<u8>>(1)?))))? {
+    for row in rows.query_map([], |row| {
+        Ok((number(row.get(0)?), ids(&row.get::<_, Vec<u8>>(1)?)))
+    })? {
         let (id, layers) = row?;
         loaded.snapshots.insert(id, layers);
     }
@@ -157,19 +172,34 @@ fn load_rows(db: &Connection) -> rusqlite::Result<Loaded> {
     let mut rows = db.prepare("SELECT digest, seq, size, created, last_used FROM blobs")?;
     let blobs = rows.query_map([], |row| {
         let (seq, size) = (number(row.get(1)?), number(row.get(2)?));
-        Ok(BlobRow { digest: row.get(0)?, seq, size, created: row.get(3)?, last_used: row.get(4)? })
+        Ok(BlobRow {
+            digest: row.get(0)?,
+            seq,
+            size,
+            created: row.get(3)?,
+            last_used: row.get(4)?,
+        })
     })?;
     loaded.blobs = blobs.collect::<Result<_, _>>()?;
     let mut rows = db.prepare("SELECT key, created, last_used FROM volumes")?;
-    let volumes =
-        rows.query_map([], |row| Ok(VolumeRow { key: row.get(0)?, created: row.get(1)?, last_used: row.get(2)? }))?;
+    let volumes = rows.query_map([], |row| {
+        Ok(VolumeRow {
+            key: row.get(0)?,
+            created: row.get(1)?,
+            last_used: row.get(2)?,
+        })
+    })?;
     loaded.volumes = volumes.collect::<Result<_, _>>()?;
     Ok(loaded)
 }
 
 /// A large extra.
 pub(crate) fn extra(db: &Connection, key: &Key) -> Result<Option<Vec<u8>>, DbError> {
-    let get = || db.prepare_cached("SELECT extra FROM results WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional();
+    let get = || {
+        db.prepare_cached("SELECT extra FROM results WHERE key = ?1")?
+            .query_row([key], |row| row.get(0))
+            .optional()
+    };
     get().map_err(DbError::of("read"))
 }
 
@@ -185,14 +215,22 @@ pub(crate) fn fact(db: &Connection, space: &str, key: &str) -> Result<Option<Vec
 
 /// A number about the store as a whole.
 pub(crate) fn meta(db: &Connection, name: &str) -> Result<Option<Vec<u8>>, DbError> {
-    let get = || db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional();
+    let get = || {
+        db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
+        .optional()
+    };
     get().map_err(DbError::of("read"))
 }
 
 /// One change.
 #[derive(Debug)]
 pub(crate) enum Write {
-    Result { row: ResultRow, snapshots: Vec<(u64, Vec<u64>)> },
+    Result {
+        row: ResultRow,
+        snapshots: Vec<(u64, Vec<u64>)>,
+    },
     RemoveResult(Key),
     /// Snapshots that no result names any more.
     RemoveSnapshots(Vec<u64>),
@@ -203,8 +241,16 @@ pub(crate) enum Write {
     RemoveBlob(String),
     Volume(VolumeRow),
     RemoveVolume(String),
-    Fact { space: String, key: String, value: std::sync::Arc<[u8]>, used: i64 },
-    RemoveFact { space: String, key: String },
+    Fact {
+        space: String,
+        key: String,
+        value: std::sync::Arc<[u8]>,
+        used: i64,
+    },
+    RemoveFact {
+        space: String,
+        key: String,
+    },
     RemoveFactsBefore(i64),
     Meta(&'static str, Vec<u8>),
 }
@@ -213,7 +259,8 @@ pub(crate) enum Write {
 pub(crate) fn apply(db: &Connection, write: &Write) -> rusqlite::Result<()> {
     match write {
         Write::Result { row, snapshots } => {
-            let mut insert = db.prepare_cached("INSERT OR REPLACE INTO snapshots (id, layers) VALUES (?1, ?2)")?;
+            let mut insert =
+                db.prepare_cached("INSERT OR REPLACE INTO snapshots (id, layers) VALUES (?1, ?2)")?;
             for (id, layers) in snapshots {
                 insert.execute(params![stored(*id), blob(layers)])?;
             }
@@ -232,7 +279,8 @@ pub(crate) fn apply(db: &Connection, write: &Write) -> rusqlite::Result<()> {
             ])?;
         }
         Write::RemoveResult(key) => {
-            db.prepare_cached("DELETE FROM results WHERE key = ?1")?.execute([key])?;
+            db.prepare_cached("DELETE FROM results WHERE key = ?1")?
+                .execute([key])?;
         }
         Write::RemoveSnapshots(ids) => {
             let mut delete = db.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?;
@@ -247,13 +295,15 @@ pub(crate) fn apply(db: &Connection, write: &Write) -> rusqlite::Result<()> {
             }
         }
         Write::ResultUses(uses) => {
-            let mut update = db.prepare_cached("UPDATE results SET last_used = ?2 WHERE key = ?1")?;
+            let mut update =
+                db.prepare_cached("UPDATE results SET last_used = ?2 WHERE key = ?1")?;
             for (key, at) in uses {
                 update.execute(params![key, at])?;
             }
         }
         Write::LayerSizes(sizes) => {
-            let mut insert = db.prepare_cached("INSERT OR REPLACE INTO layers (id, size) VALUES (?1, ?2)")?;
+            let mut insert =
+                db.prepare_cached("INSERT OR REPLACE INTO layers (id, size) VALUES (?1, ?2)")?;
             for (id, size) in sizes {
                 insert.execute(params![stored(*id), stored(*size)])?;
             }
@@ -265,27 +315,41 @@ pub(crate) fn apply(db: &Connection, write: &Write) -> rusqlite::Result<()> {
             .execute(params![row.digest, stored(row.seq), stored(row.size), row.created, row.last_used])?;
         }
         Write::RemoveBlob(digest) => {
-            db.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?.execute([digest])?;
+            db.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?
+                .execute([digest])?;
         }
         Write::Volume(row) => {
-            db.prepare_cached("INSERT OR REPLACE INTO volumes (key, created, last_used) VALUES (?1, ?2, ?3)")?
-                .execute(params![row.key, row.created, row.last_used])?;
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO volumes (key, created, last_used) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![row.key, row.created, row.last_used])?;
         }
         Write::RemoveVolume(key) => {
-            db.prepare_cached("DELETE FROM volumes WHERE key = ?1")?.execute([key])?;
+            db.prepare_cached("DELETE FROM volumes WHERE key = ?1")?
+                .execute([key])?;
         }
-        Write::Fact { space, key, value, used } => {
-            db.prepare_cached("INSERT OR REPLACE INTO facts (space, key, value, used) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![space, key, &**value, used])?;
+        Write::Fact {
+            space,
+            key,
+            value,
+            used,
+        } => {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO facts (space, key, value, used) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![space, key, &**value, used])?;
         }
         Write::RemoveFact { space, key } => {
-            db.prepare_cached("DELETE FROM facts WHERE space = ?1 AND key = ?2")?.execute([space, key])?;
+            db.prepare_cached("DELETE FROM facts WHERE space = ?1 AND key = ?2")?
+                .execute([space, key])?;
         }
         Write::RemoveFactsBefore(time) => {
-            db.prepare_cached("DELETE FROM facts WHERE used < ?1")?.execute([time])?;
+            db.prepare_cached("DELETE FROM facts WHERE used < ?1")?
+                .execute([time])?;
         }
         Write::Meta(name, value) => {
-            db.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?.execute(params![name, value])?;
+            db.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
+                .execute(params![name, value])?;
         }
     }
     Ok(())
@@ -305,5 +369,7 @@ fn blob(ids: &[u64]) -> Vec<u8> {
 }
 
 fn ids(blob: &[u8]) -> Vec<u64> {
-    blob.chunks_exact(8).filter_map(|bytes| bytes.try_into().ok().map(u64::from_le_bytes)).collect()
+    blob.chunks_exact(8)
+        .filter_map(|bytes| bytes.try_into().ok().map(u64::from_le_bytes))
+        .collect()
 }

@@ -22,13 +22,24 @@ pub struct DiskError {
 }
 
 impl DiskError {
-    pub(crate) fn new(action: &'static str, path: &Path, source: impl Into<io::Error>) -> DiskError {
-        DiskError { action, path: path.to_owned(), source: source.into() }
+    pub(crate) fn new(
+        action: &'static str,
+        path: &Path,
+        source: impl Into<io::Error>,
+    ) -> DiskError {
+        DiskError {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        }
     }
 }
 
 /// Attaches action and path to an error.
-pub(crate) fn on<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> DiskError {
+pub(crate) fn on<E: Into<io::Error>>(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> DiskError {
     move |source| DiskError::new(action, path, source)
 }
 
@@ -61,5 +72,10 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<String>, DiskError> {
 
 /// Opens a directory to look things up in.
 pub(crate) fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd, DiskError> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(on("open", path))
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(on("open", path))
 }

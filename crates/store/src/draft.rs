@@ -71,7 +71,15 @@ impl Store {
         let upper = slot.upper();
         let parent = parent.filter(|p| !p.layer_ids().is_empty()).cloned();
         let (mounts, tree) = (AtomicU32::new(0), Mutex::default());
-        let draft = Draft { store, parent, slot: Some(slot), upper, mounts, state: State::Unknown, tree };
+        let draft = Draft {
+            store,
+            parent,
+            slot: Some(slot),
+            upper,
+            mounts,
+            state: State::Unknown,
+            tree,
+        };
         // An overlay's root is its upper directory: it must look like the root it replaces.
         tree::copy_root_metadata(&draft.parent_root(), &draft.upper)?;
         Ok(draft)
@@ -142,8 +150,15 @@ impl Draft {
             None => vec![self.store.layout.layer(EMPTY_LAYER)],
         };
         let n = self.mounts.fetch_add(1, Ordering::Relaxed);
-        let work = self.slot.as_ref().map(|slot| slot.work(&self.store, n)).unwrap_or_default();
-        Overlay { lower, upper: Some((self.upper.clone(), work)) }
+        let work = self
+            .slot
+            .as_ref()
+            .map(|slot| slot.work(&self.store, n))
+            .unwrap_or_default();
+        Overlay {
+            lower,
+            upper: Some((self.upper.clone(), work)),
+        }
     }
 
     /// The tree, for reading and writing. Drop it before the draft is mounted elsewhere or committed.
@@ -176,7 +191,10 @@ impl Draft {
             self.state = State::Unchanged;
             return match &self.parent {
                 Some(parent) => Ok(parent.clone()),
-                None => Ok(Store { inner: self.store.clone() }.empty()?),
+                None => Ok(Store {
+                    inner: self.store.clone(),
+                }
+                .empty()?),
             };
         }
         let id = self.store.new_id();
@@ -199,7 +217,10 @@ impl Draft {
 
     /// The directory that the upper one covers.
     fn parent_root(&self) -> PathBuf {
-        let parent = self.parent.as_ref().and_then(|parent| parent.layers().into_iter().next());
+        let parent = self
+            .parent
+            .as_ref()
+            .and_then(|parent| parent.layers().into_iter().next());
         parent.unwrap_or_else(|| self.store.layout.layer(EMPTY_LAYER))
     }
 
@@ -213,7 +234,8 @@ impl Draft {
         let looks = |m: &fs::Metadata| (m.mode(), m.uid(), m.gid());
         let now = fs::metadata(&self.upper).map_err(on("look at", &self.upper))?;
         let was = fs::metadata(&root).map_err(on("look at", &root))?;
-        Ok(looks(&now) == looks(&was) && tree::same_xattrs(&self.upper, &root).map_err(on("look at", &root))?)
+        Ok(looks(&now) == looks(&was)
+            && tree::same_xattrs(&self.upper, &root).map_err(on("look at", &root))?)
     }
 }
 
@@ -221,7 +243,8 @@ impl Drop for Draft {
     fn drop(&mut self) {
         let mounts = *self.mounts.get_mut();
         if let Some(slot) = self.slot.take() {
-            self.store.give_back(slot, mounts, self.state == State::Unchanged && mounts == 0);
+            self.store
+                .give_back(slot, mounts, self.state == State::Unchanged && mounts == 0);
         }
     }
 }

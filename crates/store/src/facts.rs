@@ -34,7 +34,11 @@ struct Pending {
 
 impl Facts {
     pub(crate) fn new(reader: Arc<Mutex<Connection>>, store: Weak<Inner>) -> Facts {
-        Facts { pending: Mutex::default(), reader, store }
+        Facts {
+            pending: Mutex::default(),
+            reader,
+            store,
+        }
     }
 
     /// The value of a fact.
@@ -57,17 +61,32 @@ impl Facts {
         }
         let value: Arc<[u8]> = value.into();
         let used = clock::now_ns();
-        let write = Write::Fact { space: space.to_owned(), key: key.to_owned(), value: value.clone(), used };
+        let write = Write::Fact {
+            space: space.to_owned(),
+            key: key.to_owned(),
+            value: value.clone(),
+            used,
+        };
         self.change(space, key, Some(value), write);
     }
 
     /// Forgets a fact.
     pub fn remove(&self, space: &str, key: &str) {
-        self.change(space, key, None, Write::RemoveFact { space: space.to_owned(), key: key.to_owned() });
+        self.change(
+            space,
+            key,
+            None,
+            Write::RemoveFact {
+                space: space.to_owned(),
+                key: key.to_owned(),
+            },
+        );
     }
 
     fn change(&self, space: &str, key: &str, value: Option<Arc<[u8]>>, write: Write) {
-        let Some(store) = self.store.upgrade() else { return };
+        let Some(store) = self.store.upgrade() else {
+            return;
+        };
         let mut pending = self.lock();
         // Queued under the lock, so that the order in the database is the order here.
         let turn = store.writer.write(write);

@@ -19,7 +19,17 @@ impl Layout {
 
     /// The directories that always exist.
     pub(crate) fn dirs(&self) -> [PathBuf; 8] {
-        ["blobs", "blobs/sha256", "ingest", "layers", "drafts", "volumes", "tmp", "trash"].map(|name| self.root.join(name))
+        [
+            "blobs",
+            "blobs/sha256",
+            "ingest",
+            "layers",
+            "drafts",
+            "volumes",
+            "tmp",
+            "trash",
+        ]
+        .map(|name| self.root.join(name))
     }
 
     pub(crate) fn lock(&self) -> PathBuf {

@@ -150,6 +150,7 @@ impl Store {
 impl Inner {
     /// A number that this store has never used and never will again.
     pub(crate) fn new_id(&self) -> u64 {
-        self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+        self.next_id
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 }

@@ -115,14 +115,22 @@ impl Store {
         for id in [EMPTY_LAYER, OTHER_EMPTY_LAYER] {
             disk::ensure_dir(&layout.layer(id), 0o755)?;
         }
-        let trash = Trash::start(layout.trash()).map_err(on("start a thread for", &layout.trash()))?;
+        let trash =
+            Trash::start(layout.trash()).map_err(on("start a thread for", &layout.trash()))?;
         let (db, mut loaded) = load(&layout)?;
         let first = begin(&db, &mut loaded)?;
         let dropped = sweep(&layout, &trash, &mut loaded)?;
-        let seq = loaded.results.iter().map(|r| r.seq).chain(loaded.blobs.iter().map(|b| b.seq)).max().unwrap_or(0);
+        let seq = loaded
+            .results
+            .iter()
+            .map(|r| r.seq)
+            .chain(loaded.blobs.iter().map(|b| b.seq))
+            .max()
+            .unwrap_or(0);
         let root = disk::open_dir(layout.root())?;
         let reader = Arc::new(Mutex::new(db::connect(&layout.db())?));
-        let writer = Writer::start(db, root, seq).map_err(on("start a thread for", &layout.db()))?;
+        let writer =
+            Writer::start(db, root, seq).map_err(on("start a thread for", &layout.db()))?;
         for write in dropped {
             writer.write(write);
         }
@@ -158,7 +166,8 @@ fn prepare_dir(dir: &Path) -> Result<PathBuf, OpenError> {
     if !dir.exists() {
         fs::create_dir_all(dir).map_err(on("create", dir))?;
         // What is in layers belongs to containers, with modes that mean nothing here.
-        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(on("set the mode of", dir))?;
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(on("set the mode of", dir))?;
     }
     // Not resolved: a link may be the only way there, as it is for a mount that has no place in the tree.
     let dir = std::path::absolute(dir).map_err(on("resolve", dir))?;
@@ -172,14 +181,25 @@ fn prepare_dir(dir: &Path) -> Result<PathBuf, OpenError> {
 /// A directory without a format is one that is being made a store. It must have nothing by our names, because all that is
 /// there by these names and not recorded is swept.
 fn check_ours(layout: &Layout) -> Result<(), OpenError> {
-    if layout.format().try_exists().map_err(on("look at", &layout.format()))? {
+    if layout
+        .format()
+        .try_exists()
+        .map_err(on("look at", &layout.format()))?
+    {
         return Ok(());
     }
     let names = layout.dirs().into_iter().chain([layout.db()]);
     for path in names {
         if fs::symlink_metadata(&path).is_ok() {
-            let name = path.strip_prefix(layout.root()).unwrap_or(&path).display().to_string();
-            return Err(OpenError::NotAStore { dir: layout.root().to_owned(), name });
+            let name = path
+                .strip_prefix(layout.root())
+                .unwrap_or(&path)
+                .display()
+                .to_string();
+            return Err(OpenError::NotAStore {
+                dir: layout.root().to_owned(),
+                name,
+            });
         }
     }
     Ok(())
@@ -188,14 +208,25 @@ fn check_ours(layout: &Layout) -> Result<(), OpenError> {
 /// Takes the lock, which the kernel gives back when this process ends, however it ends.
 fn lock(layout: &Layout) -> Result<File, OpenError> {
     let path = layout.lock();
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(on("open", &path))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(on("open", &path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut text = String::new();
-            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(OpenError::InUse { dir: layout.root().to_owned(), pid });
+            let pid = file
+                .read_to_string(&mut text)
+                .ok()
+                .and_then(|_| text.trim().parse().ok());
+            return Err(OpenError::InUse {
+                dir: layout.root().to_owned(),
+                pid,
+            });
         }
         Err(e) => return Err(DiskError::new("lock", &path, e).into()),
     }
@@ -214,8 +245,16 @@ fn check_format(layout: &Layout) -> Result<(), OpenError> {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let incompatible = FORMAT.iter().map(|flag| (*flag).to_owned()).collect();
-            let format = Format { incompatible, read_only_compatible: Vec::new(), compatible: Vec::new() };
-            let text = serde_json::to_vec_pretty(&format).map_err(|source| OpenError::Unreadable { path: path.clone(), source })?;
+            let format = Format {
+                incompatible,
+                read_only_compatible: Vec::new(),
+                compatible: Vec::new(),
+            };
+            let text =
+                serde_json::to_vec_pretty(&format).map_err(|source| OpenError::Unreadable {
+                    path: path.clone(),
+                    source,
+                })?;
             let new = path.with_extension("new");
             fs::write(&new, text).map_err(on("write", &new))?;
             disk::rename(&new, &path)?;
@@ -223,9 +262,17 @@ fn check_format(layout: &Layout) -> Result<(), OpenError> {
         }
         Err(e) => return Err(DiskError::new("read", &path, e).into()),
     };
-    let format: Format = serde_json::from_slice(&text).map_err(|source| OpenError::Unreadable { path, source })?;
-    match format.incompatible.into_iter().find(|flag| !FORMAT.contains(&flag.as_str())) {
-        Some(flag) => Err(OpenError::Format { dir: layout.root().to_owned(), flag }),
+    let format: Format =
+        serde_json::from_slice(&text).map_err(|source| OpenError::Unreadable { path, source })?;
+    match format
+        .incompatible
+        .into_iter()
+        .find(|flag| !FORMAT.contains(&flag.as_str()))
+    {
+        Some(flag) => Err(OpenError::Format {
+            dir: layout.root().to_owned(),
+            flag,
+        }),
         None => Ok(()),
     }
 }
@@ -250,7 +297,8 @@ fn load(layout: &Layout) -> Result<(Connection, Loaded), OpenError> {
             loaded.blobs = adopt_blobs(layout)?;
             let transaction = db.unchecked_transaction().map_err(DbError::of("write"))?;
             for blob in &loaded.blobs {
-                db::apply(&transaction, &Write::Blob(blob.clone())).map_err(DbError::of("write"))?;
+                db::apply(&transaction, &Write::Blob(blob.clone()))
+                    .map_err(DbError::of("write"))?;
             }
             transaction.commit().map_err(DbError::of("write"))?;
             Ok((db, loaded))
@@ -262,7 +310,10 @@ fn load(layout: &Layout) -> Result<(Connection, Loaded), OpenError> {
 fn move_aside(layout: &Layout) -> Result<PathBuf, DiskError> {
     let db = layout.db();
     let named = |suffix: &str| PathBuf::from(format!("{}{suffix}", db.display()));
-    let aside = (0..).map(|n| named(&format!(".damaged-{n}"))).find(|path| !path.exists()).unwrap_or_else(|| named(".damaged"));
+    let aside = (0..)
+        .map(|n| named(&format!(".damaged-{n}")))
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| named(".damaged"));
     disk::rename(&db, &aside)?;
     for suffix in ["-wal", "-shm"] {
         let path = named(suffix);
@@ -281,7 +332,13 @@ fn adopt_blobs(layout: &Layout) -> Result<Vec<BlobRow>, DiskError> {
     let mut rows = Vec::new();
     for (digest, size) in blobs::on_disk(&layout.blobs())? {
         if blobs::verify(&layout.blobs(), &digest)? {
-            rows.push(BlobRow { digest, seq: 0, size, created: now, last_used: now });
+            rows.push(BlobRow {
+                digest,
+                seq: 0,
+                size,
+                created: now,
+                last_used: now,
+            });
         }
     }
     Ok(rows)
@@ -290,7 +347,11 @@ fn adopt_blobs(layout: &Layout) -> Result<Vec<BlobRow>, DiskError> {
 /// Notes that the store is opened, and answers the first number of this opening. After a restart of the machine, records
 /// that are newer than the last sync are forgotten: their files may be empty.
 fn begin(db: &Connection, loaded: &mut Loaded) -> Result<u64, OpenError> {
-    let number = |bytes: Option<Vec<u8>>| bytes.and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let number = |bytes: Option<Vec<u8>>| {
+        bytes
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u64::from_le_bytes)
+    };
     let opened = number(db::meta(db, "opened")?).saturating_add(1);
     let booted = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let last_booted = db::meta(db, "booted")?;
@@ -322,39 +383,73 @@ fn sweep(layout: &Layout, trash: &Trash, loaded: &mut Loaded) -> Result<Vec<Writ
         trash.take(&layout.tmp().join(name))?;
     }
 
-    let on_disk: HashMap<String, Option<u64>> =
-        disk::names(&layout.layers())?.into_iter().map(|name| (name.clone(), layout::id_of(&name))).collect();
+    let on_disk: HashMap<String, Option<u64>> = disk::names(&layout.layers())?
+        .into_iter()
+        .map(|name| (name.clone(), layout::id_of(&name)))
+        .collect();
     let existing: HashSet<u64> = on_disk.values().copied().flatten().collect();
     loaded.snapshots.insert(EMPTY_LAYER, Vec::new());
-    loaded.snapshots.retain(|_, layers| layers.iter().all(|layer| existing.contains(layer)));
+    loaded
+        .snapshots
+        .retain(|_, layers| layers.iter().all(|layer| existing.contains(layer)));
     let known = &loaded.snapshots;
-    for result in loaded.results.extract_if(.., |r| !r.outputs.iter().all(|id| known.contains_key(id))) {
+    for result in loaded
+        .results
+        .extract_if(.., |r| !r.outputs.iter().all(|id| known.contains_key(id)))
+    {
         writes.push(Write::RemoveResult(result.key));
     }
-    let named: HashSet<u64> = loaded.results.iter().flat_map(|r| r.outputs.iter().copied()).collect();
-    let gone: Vec<u64> = loaded.snapshots.keys().copied().filter(|id| !named.contains(id)).collect();
+    let named: HashSet<u64> = loaded
+        .results
+        .iter()
+        .flat_map(|r| r.outputs.iter().copied())
+        .collect();
+    let gone: Vec<u64> = loaded
+        .snapshots
+        .keys()
+        .copied()
+        .filter(|id| !named.contains(id))
+        .collect();
     loaded.snapshots.retain(|id, _| named.contains(id));
-    let used: HashSet<u64> =
-        loaded.snapshots.values().flatten().copied().chain([EMPTY_LAYER, OTHER_EMPTY_LAYER]).collect();
+    let used: HashSet<u64> = loaded
+        .snapshots
+        .values()
+        .flatten()
+        .copied()
+        .chain([EMPTY_LAYER, OTHER_EMPTY_LAYER])
+        .collect();
     for (name, id) in on_disk {
         if !id.is_some_and(|id| used.contains(&id)) {
             trash.take(&layout.layers().join(name))?;
         }
     }
-    let sizes: Vec<u64> = loaded.sizes.extract_if(|id, _| !used.contains(id)).map(|(id, _)| id).collect();
+    let sizes: Vec<u64> = loaded
+        .sizes
+        .extract_if(|id, _| !used.contains(id))
+        .map(|(id, _)| id)
+        .collect();
     writes.push(Write::RemoveSnapshots(gone));
     writes.push(Write::RemoveLayers(sizes));
 
     let mut files = blobs::on_disk(&layout.blobs())?;
-    for blob in loaded.blobs.extract_if(.., |b| files.remove(&b.digest) != Some(b.size)) {
+    for blob in loaded
+        .blobs
+        .extract_if(.., |b| files.remove(&b.digest) != Some(b.size))
+    {
         writes.push(Write::RemoveBlob(blob.digest));
     }
-    for path in files.keys().filter_map(|digest| blobs::file_of(&layout.blobs(), digest)) {
+    for path in files
+        .keys()
+        .filter_map(|digest| blobs::file_of(&layout.blobs(), digest))
+    {
         trash.take(&path)?;
     }
 
     let mut dirs: HashSet<String> = disk::names(&layout.volumes())?.into_iter().collect();
-    for volume in loaded.volumes.extract_if(.., |v| !dirs.remove(&volumes::directory_name(&v.key))) {
+    for volume in loaded
+        .volumes
+        .extract_if(.., |v| !dirs.remove(&volumes::directory_name(&v.key)))
+    {
         writes.push(Write::RemoveVolume(volume.key));
     }
     for name in dirs {
@@ -363,7 +458,11 @@ fn sweep(layout: &Layout, trash: &Trash, loaded: &mut Loaded) -> Result<Vec<Writ
             continue;
         };
         let now = clock::now_ns();
-        let row = VolumeRow { key, created: now, last_used: now };
+        let row = VolumeRow {
+            key,
+            created: now,
+            last_used: now,
+        };
         writes.push(Write::Volume(row.clone()));
         loaded.volumes.push(row);
     }

@@ -70,7 +70,11 @@ pub(crate) struct Seen {
 }
 
 impl Results {
-    pub(crate) fn new(rows: Vec<ResultRow>, reader: Arc<Mutex<Connection>>, store: Weak<Inner>) -> Results {
+    pub(crate) fn new(
+        rows: Vec<ResultRow>,
+        reader: Arc<Mutex<Connection>>,
+        store: Weak<Inner>,
+    ) -> Results {
         let entry = |row: ResultRow| {
             let entry = Entry {
                 seq: row.seq,
@@ -84,7 +88,14 @@ impl Results {
             (row.key, entry)
         };
         let entries = rows.into_iter().map(entry).collect();
-        Results { state: Mutex::new(State { entries, ..State::default() }), reader, store }
+        Results {
+            state: Mutex::new(State {
+                entries,
+                ..State::default()
+            }),
+            reader,
+            store,
+        }
     }
 
     /// What is known under a key. The trees are held by the answer.
@@ -95,7 +106,11 @@ impl Results {
             let mut state = self.lock();
             let State { entries, used, .. } = &mut *state;
             let entry = entries.get_mut(key)?;
-            let outputs = entry.outputs.iter().map(|id| store.snapshot(SnapshotId(*id))).collect::<Option<Vec<_>>>()?;
+            let outputs = entry
+                .outputs
+                .iter()
+                .map(|id| store.snapshot(SnapshotId(*id)))
+                .collect::<Option<Vec<_>>>()?;
             let record = Record {
                 outputs,
                 extra: entry.extra.clone().unwrap_or_default(),
@@ -118,7 +133,10 @@ impl Results {
         }
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         match db::extra(&reader, key) {
-            Ok(Some(extra)) => Some(Record { extra: extra.into(), ..record }),
+            Ok(Some(extra)) => Some(Record {
+                extra: extra.into(),
+                ..record
+            }),
             Ok(None) => None,
             Err(error) => {
                 tracing::warn!(%error, "cannot read a result");
@@ -134,8 +152,13 @@ impl Results {
 
     /// Remembers a result, replacing an older one. It is on disk soon after, by [`crate::Store::flush`] for certain.
     pub fn put(&self, key: &Key, outputs: &[Snapshot], extra: &[u8], description: &str) {
-        let Some(store) = self.store.upgrade() else { return };
-        debug_assert!(outputs.iter().all(|snapshot| snapshot.is_of(&store)), "a snapshot of another store");
+        let Some(store) = self.store.upgrade() else {
+            return;
+        };
+        debug_assert!(
+            outputs.iter().all(|snapshot| snapshot.is_of(&store)),
+            "a snapshot of another store"
+        );
         let now = clock::now_ns();
         let row = ResultRow {
             key: *key,
@@ -146,7 +169,10 @@ impl Results {
             created: now,
             last_used: now,
         };
-        let snapshots = outputs.iter().map(|snapshot| (snapshot.id().0, snapshot.layer_ids().to_vec())).collect();
+        let snapshots = outputs
+            .iter()
+            .map(|snapshot| (snapshot.id().0, snapshot.layer_ids().to_vec()))
+            .collect();
         let entry = Entry {
             seq: row.seq,
             outputs: row.outputs.clone(),
@@ -172,7 +198,8 @@ impl Results {
                 state.large.push((turn, *key, seq));
             }
             let old = state.entries.insert(*key, entry);
-            old.map(|old| store.release(&old.outputs)).unwrap_or_default()
+            old.map(|old| store.release(&old.outputs))
+                .unwrap_or_default()
         };
         store.throw_away(free);
     }
@@ -184,15 +211,23 @@ impl Results {
 
     /// Forgets a result if it has not been used since, and none of its trees is held. Answers whether it did.
     pub(crate) fn remove_idle(&self, key: &Key, last_used: i64) -> bool {
-        let Some(store) = self.store.upgrade() else { return false };
+        let Some(store) = self.store.upgrade() else {
+            return false;
+        };
         self.remove_if(key, |entry| {
             let table = store.table.lock();
-            entry.last_used == last_used && !entry.outputs.iter().any(|id| *id != 0 && table.is_live(SnapshotId(*id)))
+            entry.last_used == last_used
+                && !entry
+                    .outputs
+                    .iter()
+                    .any(|id| *id != 0 && table.is_live(SnapshotId(*id)))
         })
     }
 
     fn remove_if(&self, key: &Key, agreed: impl FnOnce(&Entry) -> bool) -> bool {
-        let Some(store) = self.store.upgrade() else { return false };
+        let Some(store) = self.store.upgrade() else {
+            return false;
+        };
         let free = {
             let mut state = self.lock();
             if !state.entries.get(key).is_some_and(agreed) {
@@ -200,7 +235,8 @@ impl Results {
             }
             store.writer.write(Write::RemoveResult(*key));
             let old = state.entries.remove(key);
-            old.map(|old| store.release(&old.outputs)).unwrap_or_default()
+            old.map(|old| store.release(&old.outputs))
+                .unwrap_or_default()
         };
         store.throw_away(free);
         true
@@ -218,7 +254,9 @@ impl Results {
 
     /// Queues the times of use that have not been written.
     pub(crate) fn write_uses(&self) {
-        let Some(store) = self.store.upgrade() else { return };
+        let Some(store) = self.store.upgrade() else {
+            return;
+        };
         self.write_uses_to(&store.writer);
     }
 
@@ -276,8 +314,15 @@ impl Inner {
     /// locked, so that nothing comes in between.
     fn release(&self, ids: &[u64]) -> Vec<u64> {
         let mut table = self.table.lock();
-        let gone: Vec<u64> = ids.iter().copied().filter(|id| table.release(SnapshotId(*id))).collect();
-        let free = gone.iter().flat_map(|id| table.collect(SnapshotId(*id))).collect();
+        let gone: Vec<u64> = ids
+            .iter()
+            .copied()
+            .filter(|id| table.release(SnapshotId(*id)))
+            .collect();
+        let free = gone
+            .iter()
+            .flat_map(|id| table.collect(SnapshotId(*id)))
+            .collect();
         drop(table);
         if !gone.is_empty() {
             self.writer.write(Write::RemoveSnapshots(gone));

@@ -56,15 +56,27 @@ impl Inner {
     /// A slot with an empty upper directory.
     pub(crate) fn take_slot(&self) -> Result<Slot, DiskError> {
         let waiting = {
-            let mut free = self.slots.free.lock().unwrap_or_else(PoisonError::into_inner);
-            if free.len() > WAIT { free.pop_front() } else { None }
+            let mut free = self
+                .slots
+                .free
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if free.len() > WAIT {
+                free.pop_front()
+            } else {
+                None
+            }
         };
         let slot = match waiting {
             Some(slot) => slot,
             None => {
                 let dir = self.layout.draft(self.new_id());
                 fs::create_dir(&dir).map_err(on("create", &dir))?;
-                Slot { dir, works: 0, upper: false }
+                Slot {
+                    dir,
+                    works: 0,
+                    upper: false,
+                }
             }
         };
         if !slot.upper {
@@ -80,7 +92,11 @@ impl Inner {
         if !clean {
             self.trash.take_or_warn(&slot.upper());
         }
-        let mut free = self.slots.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .slots
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if free.len() < KEEP && slot.works < 4 {
             free.push_back(slot);
             return;

@@ -57,7 +57,11 @@ impl Snapshot {
         if self.live.layers.is_empty() {
             return vec![layout.layer(EMPTY_LAYER)];
         }
-        self.live.layers.iter().map(|id| layout.layer(*id)).collect()
+        self.live
+            .layers
+            .iter()
+            .map(|id| layout.layer(*id))
+            .collect()
     }
 
     /// A read-only mount of it.
@@ -74,7 +78,11 @@ impl Snapshot {
     /// # Errors
     /// When the mount is refused.
     pub fn tree(&self) -> Result<Tree, TreeError> {
-        let mut cached = self.live.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self
+            .live
+            .tree
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = cached.upgrade() {
             return Ok(Tree::at(place));
         }
@@ -98,7 +106,12 @@ impl Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({}, {} layers)", self.live.id, self.live.layers.len())
+        write!(
+            f,
+            "Snapshot({}, {} layers)",
+            self.live.id,
+            self.live.layers.len()
+        )
     }
 }
 
@@ -145,7 +158,11 @@ impl Store {
     /// # Errors
     /// When a chain has become so long that it must be squashed, and that fails.
     pub fn stack(&self, lowest_first: &[Snapshot]) -> Result<Snapshot, crate::CommitError> {
-        let layers: Vec<u64> = lowest_first.iter().rev().flat_map(|s| s.layer_ids().iter().copied()).collect();
+        let layers: Vec<u64> = lowest_first
+            .iter()
+            .rev()
+            .flat_map(|s| s.layer_ids().iter().copied())
+            .collect();
         let layers = self.inner.squash(layers)?;
         Ok(self.inner.enter(layers))
     }
@@ -157,7 +174,12 @@ impl Inner {
         let mut table = self.table.lock();
         let Found { layers, live } = table.find(id)?;
         let live = live.unwrap_or_else(|| {
-            let live = Arc::new(Live { id, layers, store: self.clone(), tree: Mutex::default() });
+            let live = Arc::new(Live {
+                id,
+                layers,
+                store: self.clone(),
+                tree: Mutex::default(),
+            });
             table.set_live(id, &live);
             live
         });
@@ -178,7 +200,12 @@ impl Inner {
             table.insert(id.0, layers.clone());
         }
         let live = known.and_then(|found| found.live).unwrap_or_else(|| {
-            let live = Arc::new(Live { id, layers, store: self.clone(), tree: Mutex::default() });
+            let live = Arc::new(Live {
+                id,
+                layers,
+                store: self.clone(),
+                tree: Mutex::default(),
+            });
             table.set_live(id, &live);
             live
         });

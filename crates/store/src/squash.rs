@@ -12,7 +12,9 @@ use rustix::{
 
 use crate::{
     CommitError, DiskError, Inner, disk,
-    tree::{Kind, TreeError, copy_xattrs, fstat, lstat, names_of, open_child_dir, set_own_metadata},
+    tree::{
+        Kind, TreeError, copy_xattrs, fstat, lstat, names_of, open_child_dir, set_own_metadata,
+    },
 };
 
 /// How overlayfs marks a directory that hides what is below.
@@ -27,7 +29,10 @@ impl Inner {
             // At least enough to be short again, at most what one merge should hold open.
             let count = (layers.len() - max / 2).clamp(2, 256).min(layers.len());
             let upper: Vec<u64> = layers.drain(..count).collect();
-            let merged = self.merge(&upper).map_err(|source| CommitError::Squash { layers: before, source })?;
+            let merged = self.merge(&upper).map_err(|source| CommitError::Squash {
+                layers: before,
+                source,
+            })?;
             layers.insert(0, merged);
         }
         Ok(layers)
@@ -39,15 +44,20 @@ impl Inner {
         let dir = self.layout.draft(id);
         let to = dir.join("upper");
         fs::create_dir(&dir).map_err(disk::on("create", &dir))?;
-        let merged = disk::make_dir(&to, 0o755).map_err(TreeError::from).and_then(|()| {
-            let from: Vec<OwnedFd> =
-                layers.iter().map(|layer| disk::open_dir(&self.layout.layer(*layer))).collect::<Result<_, _>>()?;
-            let target = disk::open_dir(&to)?;
-            let from: Vec<BorrowedFd<'_>> = from.iter().map(AsFd::as_fd).collect();
-            merge_dirs(&from, target.as_fd(), 0).map_err(|e| DiskError::new("merge layers into", &to, e))?;
-            disk::rename(&to, &self.layout.layer(id))?;
-            Ok(())
-        });
+        let merged = disk::make_dir(&to, 0o755)
+            .map_err(TreeError::from)
+            .and_then(|()| {
+                let from: Vec<OwnedFd> = layers
+                    .iter()
+                    .map(|layer| disk::open_dir(&self.layout.layer(*layer)))
+                    .collect::<Result<_, _>>()?;
+                let target = disk::open_dir(&to)?;
+                let from: Vec<BorrowedFd<'_>> = from.iter().map(AsFd::as_fd).collect();
+                merge_dirs(&from, target.as_fd(), 0)
+                    .map_err(|e| DiskError::new("merge layers into", &to, e))?;
+                disk::rename(&to, &self.layout.layer(id))?;
+                Ok(())
+            });
         self.trash.take_or_warn(&dir);
         merged.map(|()| id)
     }
@@ -64,7 +74,9 @@ fn merge_dirs(from: &[BorrowedFd<'_>], to: BorrowedFd<'_>, depth: usize) -> rust
             if !done.insert(name.clone()) {
                 continue;
             }
-            let Some(stat) = lstat(*dir, &name)? else { continue };
+            let Some(stat) = lstat(*dir, &name)? else {
+                continue;
+            };
             if stat.kind == Kind::Dir {
                 merge_named(from.get(at..).unwrap_or_default(), &name, to, depth)?;
             } else {
@@ -81,7 +93,12 @@ fn merge_dirs(from: &[BorrowedFd<'_>], to: BorrowedFd<'_>, depth: usize) -> rust
 }
 
 /// Merges what has this name in the uppermost directory, which is one itself, with what shows through from below.
-fn merge_named(from: &[BorrowedFd<'_>], name: &[u8], to: BorrowedFd<'_>, depth: usize) -> rustix::io::Result<()> {
+fn merge_named(
+    from: &[BorrowedFd<'_>],
+    name: &[u8],
+    to: BorrowedFd<'_>,
+    depth: usize,
+) -> rustix::io::Result<()> {
     let mut parts = Vec::new();
     let mut opaque = false;
     for dir in from {

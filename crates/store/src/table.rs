@@ -49,12 +49,22 @@ impl State {
         for layer in &*layers {
             *self.layers.entry(*layer).or_default() += 1;
         }
-        self.snapshots.insert(id, Row { layers, results: 0, live: Weak::new() });
+        self.snapshots.insert(
+            id,
+            Row {
+                layers,
+                results: 0,
+                live: Weak::new(),
+            },
+        );
     }
 
     /// Looks a snapshot up. Do not drop the answer while the table is locked.
     pub(crate) fn find(&self, id: SnapshotId) -> Option<Found> {
-        self.snapshots.get(&id.0).map(|row| Found { layers: row.layers.clone(), live: row.live.upgrade() })
+        self.snapshots.get(&id.0).map(|row| Found {
+            layers: row.layers.clone(),
+            live: row.live.upgrade(),
+        })
     }
 
     pub(crate) fn layers_of(&self, id: SnapshotId) -> Option<Arc<[u64]>> {
@@ -68,7 +78,9 @@ impl State {
     }
 
     pub(crate) fn is_live(&self, id: SnapshotId) -> bool {
-        self.snapshots.get(&id.0).is_some_and(|row| row.live.strong_count() > 0)
+        self.snapshots
+            .get(&id.0)
+            .is_some_and(|row| row.live.strong_count() > 0)
     }
 
     /// A result names it.
@@ -97,7 +109,9 @@ impl State {
             Some(row) if row.results == 0 && row.live.strong_count() == 0 => {}
             _ => return Vec::new(),
         }
-        let Some(row) = self.snapshots.remove(&id.0) else { return Vec::new() };
+        let Some(row) = self.snapshots.remove(&id.0) else {
+            return Vec::new();
+        };
         let mut free = Vec::new();
         for layer in &*row.layers {
             if let Some(count) = self.layers.get_mut(layer) {
@@ -119,6 +133,10 @@ impl State {
 
     /// Snapshots that no result names, each with its layers: they live by their handles alone.
     pub(crate) fn unrecorded(&self) -> Vec<Arc<[u64]>> {
-        self.snapshots.values().filter(|row| row.results == 0).map(|row| row.layers.clone()).collect()
+        self.snapshots
+            .values()
+            .filter(|row| row.results == 0)
+            .map(|row| row.layers.clone())
+            .collect()
     }
 }

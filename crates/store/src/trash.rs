@@ -43,10 +43,20 @@ struct State {
 impl Trash {
     /// Starts the thread. It ends with [`Trash::stop`] or when the process does.
     pub(crate) fn start(dir: PathBuf) -> io::Result<Arc<Trash>> {
-        let state = State { work: true, ..State::default() };
-        let trash = Arc::new(Trash { dir, next: AtomicU64::new(0), state: Mutex::new(state), changed: Condvar::new() });
+        let state = State {
+            work: true,
+            ..State::default()
+        };
+        let trash = Arc::new(Trash {
+            dir,
+            next: AtomicU64::new(0),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let worker = trash.clone();
-        std::thread::Builder::new().name("store-trash".into()).spawn(move || worker.run())?;
+        std::thread::Builder::new()
+            .name("store-trash".into())
+            .spawn(move || worker.run())?;
         Ok(trash)
     }
 
@@ -54,7 +64,9 @@ impl Trash {
     pub(crate) fn take(&self, path: &Path) -> Result<(), DiskError> {
         // Names of an earlier process may still be there; a directory cannot replace a filled one, so take the next.
         for _ in 0..1_000_000 {
-            let to = self.dir.join(format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed)));
+            let to = self
+                .dir
+                .join(format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed)));
             match rustix::fs::renameat_with(CWD, path, CWD, &to, RenameFlags::NOREPLACE) {
                 Ok(()) => {
                     self.lock().work = true;
@@ -66,7 +78,11 @@ impl Trash {
                 Err(e) => return Err(DiskError::new("throw away", path, e)),
             }
         }
-        Err(DiskError::new("throw away", path, io::Error::from(io::ErrorKind::AlreadyExists)))
+        Err(DiskError::new(
+            "throw away",
+            path,
+            io::Error::from(io::ErrorKind::AlreadyExists),
+        ))
     }
 
     /// Throws away what only costs space if it stays.
@@ -80,7 +96,10 @@ impl Trash {
     pub(crate) fn wait(&self) {
         let mut state = self.lock();
         while (state.work || state.busy) && !state.stop {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -101,7 +120,10 @@ impl Trash {
                 state.busy = false;
                 self.changed.notify_all();
                 while !state.work && !state.stop {
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
                 if state.stop {
                     return;
@@ -109,7 +131,9 @@ impl Trash {
                 state.work = false;
                 state.busy = true;
             }
-            let Ok(names) = disk::names(&self.dir) else { continue };
+            let Ok(names) = disk::names(&self.dir) else {
+                continue;
+            };
             let dir = match disk::open_dir(&self.dir) {
                 Ok(dir) => dir,
                 Err(error) => {
@@ -121,14 +145,22 @@ impl Trash {
                 match self.delete(dir.as_fd(), dir.as_fd(), name.as_bytes(), 0) {
                     Ok(()) => {}
                     Err(Errno::CANCELED) => return,
-                    Err(error) => tracing::warn!(path = %self.dir.join(name).display(), %error, "cannot delete"),
+                    Err(error) => {
+                        tracing::warn!(path = %self.dir.join(name).display(), %error, "cannot delete")
+                    }
                 }
             }
         }
     }
 
     /// Deletes what has a name. Programs can make trees of any depth: what lies deep is first moved to the top.
-    fn delete(&self, top: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8], depth: usize) -> rustix::io::Result<()> {
+    fn delete(
+        &self,
+        top: BorrowedFd<'_>,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        depth: usize,
+    ) -> rustix::io::Result<()> {
         match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {}

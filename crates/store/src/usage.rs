@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{DiskError, Inner, SnapshotId, Store, blobs::to_hex, db::Write, disk::on, prune::Item, tree::Tree};
+use crate::{
+    DiskError, Inner, SnapshotId, Store, blobs::to_hex, db::Write, disk::on, prune::Item,
+    tree::Tree,
+};
 
 /// What kind of thing an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,11 +50,17 @@ impl Store {
     /// Everything the store holds, oldest first. Layers are measured the first time, which takes a walk through them.
     pub fn usage(&self) -> Vec<Entry> {
         let items = self.inner.items();
-        let sizes = self.inner.layer_sizes(items.iter().flat_map(|item| item.layers.iter().copied()));
+        let sizes = self
+            .inner
+            .layer_sizes(items.iter().flat_map(|item| item.layers.iter().copied()));
         let mut counted = HashSet::new();
         let entry = |item: Item| {
-            let layers: u64 =
-                item.layers.iter().filter(|l| counted.insert(**l)).filter_map(|layer| sizes.get(layer)).sum();
+            let layers: u64 = item
+                .layers
+                .iter()
+                .filter(|l| counted.insert(**l))
+                .filter_map(|layer| sizes.get(layer))
+                .sum();
             Entry {
                 kind: item.kind,
                 id: item.id,
@@ -72,7 +81,10 @@ impl Store {
     pub fn disk(&self) -> Result<Disk, DiskError> {
         let root = self.inner.layout.root();
         let stat = rustix::fs::statvfs(root).map_err(on("look at", root))?;
-        Ok(Disk { total: stat.f_blocks.saturating_mul(stat.f_frsize), free: stat.f_bavail.saturating_mul(stat.f_frsize) })
+        Ok(Disk {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
     }
 }
 
@@ -85,7 +97,11 @@ impl Inner {
             let table = self.table.lock();
             for result in seen {
                 let mut layers = Vec::new();
-                for of in result.outputs.iter().filter_map(|id| table.layers_of(SnapshotId(*id))) {
+                for of in result
+                    .outputs
+                    .iter()
+                    .filter_map(|id| table.layers_of(SnapshotId(*id)))
+                {
                     layers.extend_from_slice(&of);
                 }
                 layers.sort_unstable();
@@ -99,7 +115,10 @@ impl Inner {
                     size: result.extra,
                     created: result.created,
                     last_used: result.last_used,
-                    in_use: result.outputs.iter().any(|id| *id != 0 && table.is_live(SnapshotId(*id))),
+                    in_use: result
+                        .outputs
+                        .iter()
+                        .any(|id| *id != 0 && table.is_live(SnapshotId(*id))),
                 });
             }
         }
@@ -149,13 +168,19 @@ impl Inner {
         }
         unknown.sort_unstable();
         unknown.dedup();
-        let measured: Vec<(u64, u64)> =
-            unknown.into_iter().map(|layer| (layer, blocks_below(&self.layout.layer(layer)))).collect();
+        let measured: Vec<(u64, u64)> = unknown
+            .into_iter()
+            .map(|layer| (layer, blocks_below(&self.layout.layer(layer))))
+            .collect();
         if measured.is_empty() {
             return sizes;
         }
         let mut table = self.table.lock();
-        let known: Vec<(u64, u64)> = measured.iter().copied().filter(|(layer, _)| table.uses_layer(*layer)).collect();
+        let known: Vec<(u64, u64)> = measured
+            .iter()
+            .copied()
+            .filter(|(layer, _)| table.uses_layer(*layer))
+            .collect();
         table.sizes.extend(known.iter().copied());
         drop(table);
         self.writer.write(Write::LayerSizes(known));

@@ -48,13 +48,26 @@ struct Held {
 
 impl Volumes {
     pub(crate) fn new(rows: Vec<VolumeRow>) -> Volumes {
-        let slot = |row: VolumeRow| (row.key.clone(), Slot { row, live: Weak::new() });
-        Volumes { state: Mutex::new(rows.into_iter().map(slot).collect()) }
+        let slot = |row: VolumeRow| {
+            (
+                row.key.clone(),
+                Slot {
+                    row,
+                    live: Weak::new(),
+                },
+            )
+        };
+        Volumes {
+            state: Mutex::new(rows.into_iter().map(slot).collect()),
+        }
     }
 
     /// Every volume, and whether it is held.
     pub(crate) fn rows(&self) -> Vec<(VolumeRow, bool)> {
-        self.lock().values().map(|slot| (slot.row.clone(), slot.live.strong_count() > 0)).collect()
+        self.lock()
+            .values()
+            .map(|slot| (slot.row.clone(), slot.live.strong_count() > 0))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
@@ -81,13 +94,29 @@ impl Store {
                 // So that a volume is known by its directory alone.
                 let name = dir.join(KEY);
                 fs::write(&name, key).map_err(on("write", &name))?;
-                Arc::new(Held { key: key.to_owned(), dir, data, preparing: Mutex::new(()), store: store.clone() })
+                Arc::new(Held {
+                    key: key.to_owned(),
+                    dir,
+                    data,
+                    preparing: Mutex::new(()),
+                    store: store.clone(),
+                })
             }
         };
         let created = state.get(key).map_or(now, |slot| slot.row.created);
-        let row = VolumeRow { key: key.to_owned(), created, last_used: now };
+        let row = VolumeRow {
+            key: key.to_owned(),
+            created,
+            last_used: now,
+        };
         store.writer.write(Write::Volume(row.clone()));
-        state.insert(key.to_owned(), Slot { row, live: Arc::downgrade(&held) });
+        state.insert(
+            key.to_owned(),
+            Slot {
+                row,
+                live: Arc::downgrade(&held),
+            },
+        );
         Ok(Volume { held })
     }
 }
@@ -124,20 +153,34 @@ impl Volume {
     ///
     /// # Errors
     /// What `fill` answered, or a failed call; the volume stays unprepared.
-    pub fn prepare(&self, fill: impl FnOnce(&Tree) -> Result<(), TreeError>) -> Result<(), TreeError> {
+    pub fn prepare(
+        &self,
+        fill: impl FnOnce(&Tree) -> Result<(), TreeError>,
+    ) -> Result<(), TreeError> {
         let held = &self.held;
-        let _turn = held.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = held
+            .preparing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mark = held.dir.join("prepared");
         if mark.exists() {
             return Ok(());
         }
-        let scratch = held.store.layout.tmp().join(layout::name(held.store.new_id()));
+        let scratch = held
+            .store
+            .layout
+            .tmp()
+            .join(layout::name(held.store.new_id()));
         disk::make_dir(&scratch, 0o755)?;
         let filled = Tree::open_dir(&scratch).and_then(|tree| fill(&tree));
         // A volume that has content was used before it was asked to be prepared: that stays.
         let placed = filled.and_then(|()| match fs::rename(&scratch, &held.data) {
-            Err(e) if e.raw_os_error() != Some(rustix::io::Errno::NOTEMPTY.raw_os_error())
-                && e.kind() != io::ErrorKind::AlreadyExists => Err(DiskError::new("rename", &scratch, e).into()),
+            Err(e)
+                if e.raw_os_error() != Some(rustix::io::Errno::NOTEMPTY.raw_os_error())
+                    && e.kind() != io::ErrorKind::AlreadyExists =>
+            {
+                Err(DiskError::new("rename", &scratch, e).into())
+            }
             _ => Ok(()),
         });
         if scratch.exists() {

@@ -50,14 +50,34 @@ impl Writer {
         let seq = Arc::new(AtomicU64::new(seq));
         let committed = Arc::<AtomicU64>::default();
         let reported = committed.clone();
-        let syncer = Syncer { root: Arc::new(root), seq: seq.clone(), queue: queue.clone(), running: Arc::default() };
+        let syncer = Syncer {
+            root: Arc::new(root),
+            seq: seq.clone(),
+            queue: queue.clone(),
+            running: Arc::default(),
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
-                Loop { db, failed: None, whole: true, count: 0, committed: reported, wrote: false, synced: Instant::now(), syncer }
-                    .run(&receiver);
+                Loop {
+                    db,
+                    failed: None,
+                    whole: true,
+                    count: 0,
+                    committed: reported,
+                    wrote: false,
+                    synced: Instant::now(),
+                    syncer,
+                }
+                .run(&receiver);
             })?;
-        Ok(Writer { queue, queued: Mutex::new(0), committed, thread: Mutex::new(Some(thread)), seq })
+        Ok(Writer {
+            queue,
+            queued: Mutex::new(0),
+            committed,
+            thread: Mutex::new(Some(thread)),
+            seq,
+        })
     }
 
     /// The next sequence number: records carry it, so that it is known which ones are older than the last sync.
@@ -82,16 +102,29 @@ impl Writer {
     /// Waits for all changes before.
     pub(crate) fn flush(&self) -> Result<(), DbError> {
         let (answer, wait) = sync_channel(1);
-        match self.queue.send(Message::Flush(answer)).map_err(drop).and_then(|()| wait.recv().map_err(drop)) {
+        match self
+            .queue
+            .send(Message::Flush(answer))
+            .map_err(drop)
+            .and_then(|()| wait.recv().map_err(drop))
+        {
             Ok(result) => result,
-            Err(()) => Err(DbError { action: "write", message: "it is closed".into(), corrupt: false }),
+            Err(()) => Err(DbError {
+                action: "write",
+                message: "it is closed".into(),
+                corrupt: false,
+            }),
         }
     }
 
     /// Writes what is queued and ends the thread.
     pub(crate) fn stop(&self) {
         let _ = self.queue.send(Message::Stop);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
@@ -119,7 +152,10 @@ impl Loop {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let batch: Vec<Message> = first.into_iter().chain(receiver.try_iter().take(BATCH)).collect();
+            let batch: Vec<Message> = first
+                .into_iter()
+                .chain(receiver.try_iter().take(BATCH))
+                .collect();
             let stop = batch.iter().any(|m| matches!(m, Message::Stop));
             if !batch.is_empty() {
                 self.batch(batch);
@@ -142,7 +178,10 @@ impl Loop {
         }
         self.whole &= result.is_ok();
         self.failed = result.err();
-        self.count += batch.iter().filter(|m| matches!(m, Message::Write(w) if !matches!(w, Write::Meta(..)))).count() as u64;
+        self.count += batch
+            .iter()
+            .filter(|m| matches!(m, Message::Write(w) if !matches!(w, Write::Meta(..))))
+            .count() as u64;
         if self.whole {
             self.committed.store(self.count, Ordering::Release);
         }
@@ -154,7 +193,16 @@ impl Loop {
     }
 
     fn commit(&mut self, batch: &[Message]) -> Result<(), DbError> {
-        let mut writes = batch.iter().filter_map(|m| if let Message::Write(w) = m { Some(w) } else { None }).peekable();
+        let mut writes = batch
+            .iter()
+            .filter_map(|m| {
+                if let Message::Write(w) = m {
+                    Some(w)
+                } else {
+                    None
+                }
+            })
+            .peekable();
         if writes.peek().is_none() {
             return Ok(());
         }
@@ -189,13 +237,20 @@ impl Syncer {
             match rustix::fs::syncfs(root.as_fd()) {
                 Ok(()) => {
                     // A full queue or a closed store: the next sync says it.
-                    let _ = queue.try_send(Message::Write(Write::Meta(SYNCED, upto.to_le_bytes().to_vec())));
+                    let _ = queue.try_send(Message::Write(Write::Meta(
+                        SYNCED,
+                        upto.to_le_bytes().to_vec(),
+                    )));
                 }
                 Err(error) => tracing::warn!(%error, "cannot sync the store's file system"),
             }
             running.store(false, Ordering::Release);
         };
-        if std::thread::Builder::new().name("store-sync".into()).spawn(sync).is_err() {
+        if std::thread::Builder::new()
+            .name("store-sync".into())
+            .spawn(sync)
+            .is_err()
+        {
             self.running.store(false, Ordering::Release);
         }
     }

@@ -45,7 +45,10 @@ pub struct Watch {
 
 impl Default for Watch {
     fn default() -> Watch {
-        Watch { pidfd: AtomicI32::new(-1), guard: Mutex::new(()) }
+        Watch {
+            pidfd: AtomicI32::new(-1),
+            guard: Mutex::new(()),
+        }
     }
 }
 
@@ -165,7 +168,10 @@ pub unsafe fn vfork(
         return Err(io::Error::from_raw_os_error(-pid as i32));
     }
     // SAFETY: the kernel stored a new descriptor there, as the call succeeded with CLONE_PIDFD.
-    Ok(Cloned { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+    Ok(Cloned {
+        pid: pid as i32,
+        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+    })
 }
 
 /// The clone itself. The child starts on its own, empty stack and calls `entry` from assembly, so no Rust frame of the
@@ -244,7 +250,9 @@ impl SignalsBlocked {
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
         // SAFETY: restores the mask that `new` saved.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut())
+        };
     }
 }
 
@@ -273,9 +281,22 @@ mod tests {
         let killer = std::sync::Arc::clone(&watch);
         let killer = std::thread::spawn(move || while !killer.kill() {});
         // SAFETY: `sleep` does nothing else.
-        let child = unsafe { vfork(0, None, &mut Stack::new().unwrap(), &watch, sleep, ptr::null_mut()) }.unwrap();
+        let child = unsafe {
+            vfork(
+                0,
+                None,
+                &mut Stack::new().unwrap(),
+                &watch,
+                sleep,
+                ptr::null_mut(),
+            )
+        }
+        .unwrap();
         killer.join().unwrap();
-        assert_eq!(crate::process::wait(&child.pidfd).unwrap(), crate::process::Ended::Signaled(9));
+        assert_eq!(
+            crate::process::wait(&child.pidfd).unwrap(),
+            crate::process::Ended::Signaled(9)
+        );
         assert!(!watch.kill());
     }
 
@@ -284,8 +305,21 @@ mod tests {
         let mut stack = Stack::new().unwrap();
         for code in [0_usize, 3, 250] {
             // SAFETY: `exit_with` only exits.
-            let child = unsafe { vfork(0, None, &mut stack, &Watch::default(), exit_with, ptr::without_provenance_mut(code)) }.unwrap();
-            assert_eq!(crate::process::wait(&child.pidfd).unwrap(), crate::process::Ended::Exited(code as i32));
+            let child = unsafe {
+                vfork(
+                    0,
+                    None,
+                    &mut stack,
+                    &Watch::default(),
+                    exit_with,
+                    ptr::without_provenance_mut(code),
+                )
+            }
+            .unwrap();
+            assert_eq!(
+                crate::process::wait(&child.pidfd).unwrap(),
+                crate::process::Ended::Exited(code as i32)
+            );
         }
     }
 }

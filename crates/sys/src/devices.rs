@@ -22,7 +22,12 @@ pub fn restrict(cgroup: BorrowedFd<'_>, allowed: &[(u32, Option<u32>)]) -> io::R
     }
     const CGROUP_DEVICE: u32 = 6;
     const ALLOW_MULTI: u32 = 2;
-    let attr = Attach { target: cgroup.as_raw_fd() as u32, program: program.as_raw_fd() as u32, kind: CGROUP_DEVICE, flags: ALLOW_MULTI };
+    let attr = Attach {
+        target: cgroup.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        kind: CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+    };
     // SAFETY: the attribute is a live struct that begins as `union bpf_attr` does for BPF_PROG_ATTACH.
     unsafe { bpf(8, (&raw const attr).cast(), size_of::<Attach>()) }.map(drop)
 }
@@ -39,12 +44,24 @@ struct Instruction {
 
 /// The decision as a program: 1 allows, 0 denies.
 fn compile(allowed: &[(u32, Option<u32>)]) -> Vec<Instruction> {
-    let op = |code, registers, offset, immediate| Instruction { code, registers, offset, immediate };
+    let op = |code, registers, offset, immediate| Instruction {
+        code,
+        registers,
+        offset,
+        immediate,
+    };
     let load = |to: u8, offset| op(0x61, 0x10 | to, offset, 0); // to = *(u32 *)(r1 + offset)
     let if_not = |register: u8, offset, value: u32| op(0x55, register, offset, value as i32);
     let answer = |value| [op(0xb7, 0, 0, value), op(0x95, 0, 0, 0)];
     // r2: kind, r3: access, r4: major, r5: minor
-    let mut program = vec![load(2, 0), load(3, 0), op(0x57, 2, 0, 0xffff), op(0x77, 3, 0, 16), load(4, 4), load(5, 8)];
+    let mut program = vec![
+        load(2, 0),
+        load(3, 0),
+        op(0x57, 2, 0, 0xffff),
+        op(0x77, 3, 0, 16),
+        load(4, 4),
+        load(5, 8),
+    ];
     const MKNOD: u32 = 1;
     const CHARACTER: u32 = 2;
     program.push(if_not(3, 2, MKNOD));
@@ -98,7 +115,11 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
 unsafe fn bpf(command: i32, attr: *const libc::c_void, size: usize) -> io::Result<RawFd> {
     // SAFETY: the caller's promise.
     let ret = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size) };
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret as RawFd) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret as RawFd)
+    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags},
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+        fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+        open_tree,
     },
 };
 
@@ -51,7 +52,9 @@ enum Way {
 
 impl Way {
     fn of(release: &str) -> Way {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+        let mut numbers = release
+            .split(|c: char| !c.is_ascii_digit())
+            .map_while(|n| n.parse::<u32>().ok());
         match (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) {
             version if version >= (6, 13) => Way::Descriptors,
             version if version >= (6, 5) => Way::Paths,
@@ -61,7 +64,12 @@ impl Way {
 }
 
 /// Options of every overlay: a layer must mean the same wherever it is mounted.
-const FEATURES: [(&str, &str); 4] = [("xino", "off"), ("metacopy", "off"), ("index", "off"), ("redirect_dir", "off")];
+const FEATURES: [(&str, &str); 4] = [
+    ("xino", "off"),
+    ("metacopy", "off"),
+    ("index", "off"),
+    ("redirect_dir", "off"),
+];
 
 /// Mounts an overlay and returns its detached root. Dropping the descriptor unmounts it.
 ///
@@ -82,7 +90,11 @@ fn overlay_by(spec: &Overlay, way: Way) -> Result<OwnedFd, MountError> {
 }
 
 fn overlay_error(step: &str, fs: Option<BorrowedFd<'_>>, e: impl Into<io::Error>) -> MountError {
-    MountError { step: format!("{step} of overlay"), kernel: fs.map(kernel_words).unwrap_or_default(), source: e.into() }
+    MountError {
+        step: format!("{step} of overlay"),
+        kernel: fs.map(kernel_words).unwrap_or_default(),
+        source: e.into(),
+    }
 }
 
 /// The directories of an overlay, open.
@@ -93,16 +105,30 @@ struct Layers {
 
 impl Layers {
     fn open(spec: &Overlay) -> Result<Layers, MountError> {
-        let open = |what: &str, dir: &Path| open_path(dir).map_err(|e| overlay_error(&format!("open {what} `{}`", dir.display()), None, e));
+        let open = |what: &str, dir: &Path| {
+            open_path(dir)
+                .map_err(|e| overlay_error(&format!("open {what} `{}`", dir.display()), None, e))
+        };
         let upper = match &spec.upper {
             None => None,
-            Some((upper, work)) => Some([("upperdir", open("upperdir", upper)?), ("workdir", open("workdir", work)?)]),
+            Some((upper, work)) => Some([
+                ("upperdir", open("upperdir", upper)?),
+                ("workdir", open("workdir", work)?),
+            ]),
         };
-        Ok(Layers { lower: spec.lower.iter().map(|dir| open("lower directory", dir)).collect::<Result<_, _>>()?, upper })
+        Ok(Layers {
+            lower: spec
+                .lower
+                .iter()
+                .map(|dir| open("lower directory", dir))
+                .collect::<Result<_, _>>()?,
+            upper,
+        })
     }
 
     fn mount(&self, way: Way) -> Result<OwnedFd, MountError> {
-        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| overlay_error("open the context", None, e))?;
+        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+            .map_err(|e| overlay_error("open the context", None, e))?;
         let fs = fs.as_fd();
         let set_dir = |key: &str, dir: &OwnedFd| {
             let set = match way {
@@ -119,15 +145,18 @@ impl Layers {
             for (key, dir) in upper {
                 set_dir(key, dir)?;
             }
-            fsconfig_set_flag(fs, "volatile").map_err(|e| overlay_error("set `volatile`", Some(fs), e))?;
+            fsconfig_set_flag(fs, "volatile")
+                .map_err(|e| overlay_error("set `volatile`", Some(fs), e))?;
         } else {
             attrs |= MountAttrFlags::MOUNT_ATTR_RDONLY;
         }
         for (key, value) in FEATURES {
-            fsconfig_set_string(fs, key, value).map_err(|e| overlay_error(&format!("set `{key}`"), Some(fs), e))?;
+            fsconfig_set_string(fs, key, value)
+                .map_err(|e| overlay_error(&format!("set `{key}`"), Some(fs), e))?;
         }
         fsconfig_create(fs).map_err(|e| overlay_error("create the superblock", Some(fs), e))?;
-        fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs).map_err(|e| overlay_error("mount", Some(fs), e))
+        fsmount(fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs)
+            .map_err(|e| overlay_error("mount", Some(fs), e))
     }
 
     /// The options of the old interface, where it has room for them.
@@ -135,14 +164,22 @@ impl Layers {
         let lower: Vec<String> = self.lower.iter().map(path_of).collect();
         let mut options = vec![format!("lowerdir={}", lower.join(":"))];
         if let Some(upper) = &self.upper {
-            options.extend(upper.iter().map(|(key, dir)| format!("{key}={}", path_of(dir))));
+            options.extend(
+                upper
+                    .iter()
+                    .map(|(key, dir)| format!("{key}={}", path_of(dir))),
+            );
             options.push("volatile".into());
         }
         options.extend(FEATURES.iter().map(|(key, value)| format!("{key}={value}")));
         let text = options.join(",");
         if text.len() >= 4096 {
             let step = format!("name {} layers to a kernel before 6.5", lower.len());
-            return Err(overlay_error(&step, None, io::Error::from_raw_os_error(libc::E2BIG)));
+            return Err(overlay_error(
+                &step,
+                None,
+                io::Error::from_raw_os_error(libc::E2BIG),
+            ));
         }
         Ok(text)
     }
@@ -151,22 +188,39 @@ impl Layers {
 /// By `mount(2)`, which needs a place: on a thread with a mount namespace of its own, so that none is seen.
 fn mount_text(spec: &Overlay) -> Result<OwnedFd, MountError> {
     use rustix::mount::{MountFlags, MountPropagationFlags};
-    let flags = if spec.upper.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
+    let flags = if spec.upper.is_some() {
+        MountFlags::empty()
+    } else {
+        MountFlags::RDONLY
+    };
     let mount = || -> Result<OwnedFd, MountError> {
-        crate::process::unshare_mounts().map_err(|e| overlay_error("get a namespace for the mount", None, e))?;
+        crate::process::unshare_mounts()
+            .map_err(|e| overlay_error("get a namespace for the mount", None, e))?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        rustix::mount::mount_change("/", private).map_err(|e| overlay_error("make the namespace private", None, e))?;
+        rustix::mount::mount_change("/", private)
+            .map_err(|e| overlay_error("make the namespace private", None, e))?;
         // Opened here, as the kernel takes layers only from the namespace of the caller.
         let layers = Layers::open(spec)?;
         let text = layers.text()?;
-        let text = std::ffi::CString::new(text).map_err(|e| overlay_error("write the options", None, io::Error::other(e)))?;
-        rustix::mount::mount("overlay", "/proc", "overlay", flags, text.as_c_str()).map_err(|e| overlay_error("mount", None, e))?;
-        copy_of(rustix::fs::CWD, "/proc".as_ref()).map_err(|e| overlay_error("detach the mount", None, e))
+        let text = std::ffi::CString::new(text)
+            .map_err(|e| overlay_error("write the options", None, io::Error::other(e)))?;
+        rustix::mount::mount("overlay", "/proc", "overlay", flags, text.as_c_str())
+            .map_err(|e| overlay_error("mount", None, e))?;
+        copy_of(rustix::fs::CWD, "/proc".as_ref())
+            .map_err(|e| overlay_error("detach the mount", None, e))
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("overlay".into()).spawn_scoped(scope, mount);
+        let thread = std::thread::Builder::new()
+            .name("overlay".into())
+            .spawn_scoped(scope, mount);
         let thread = thread.map_err(|e| overlay_error("start a thread for the mount", None, e))?;
-        thread.join().unwrap_or_else(|_| Err(overlay_error("mount", None, io::Error::other("the thread panicked"))))
+        thread.join().unwrap_or_else(|_| {
+            Err(overlay_error(
+                "mount",
+                None,
+                io::Error::other("the thread panicked"),
+            ))
+        })
     })
 }
 
@@ -179,18 +233,26 @@ fn path_of(dir: &OwnedFd) -> String {
 ///
 /// # Errors
 /// The step that failed with the kernel's message.
-pub fn filesystem(fstype: &str, options: &[(&str, &str)], attrs: MountAttrFlags) -> Result<OwnedFd, MountError> {
+pub fn filesystem(
+    fstype: &str,
+    options: &[(&str, &str)],
+    attrs: MountAttrFlags,
+) -> Result<OwnedFd, MountError> {
     let err = |step: String, fs: Option<BorrowedFd<'_>>, e: rustix::io::Errno| MountError {
         step: format!("{step} of {fstype}"),
         kernel: fs.map(kernel_words).unwrap_or_default(),
         source: e.into(),
     };
-    let fs = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| err("open the context".into(), None, e))?;
+    let fs = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|e| err("open the context".into(), None, e))?;
     for (key, value) in options {
-        fsconfig_set_string(fs.as_fd(), *key, *value).map_err(|e| err(format!("set `{key}={value}`"), Some(fs.as_fd()), e))?;
+        fsconfig_set_string(fs.as_fd(), *key, *value)
+            .map_err(|e| err(format!("set `{key}={value}`"), Some(fs.as_fd()), e))?;
     }
-    fsconfig_create(fs.as_fd()).map_err(|e| err("create the superblock".into(), Some(fs.as_fd()), e))?;
-    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs).map_err(|e| err("mount".into(), Some(fs.as_fd()), e))
+    fsconfig_create(fs.as_fd())
+        .map_err(|e| err("create the superblock".into(), Some(fs.as_fd()), e))?;
+    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attrs)
+        .map_err(|e| err("mount".into(), Some(fs.as_fd()), e))
 }
 
 /// A detached copy of the mount at `path` below `dir` (of `dir` itself when `path` is empty), with nothing that is mounted
@@ -199,7 +261,9 @@ pub fn filesystem(fstype: &str, options: &[(&str, &str)], attrs: MountAttrFlags)
 /// # Errors
 /// The kernel's: the path does not exist, or the mount belongs to another mount namespace.
 pub fn copy_of(dir: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(dir, path, flags).map_err(Into::into)
 }
 
@@ -225,7 +289,12 @@ pub fn set_private(mount: impl AsFd, attrs: MountAttrFlags) -> io::Result<()> {
         propagation: u64,
         userns: u64,
     }
-    let attr = MountAttr { set: u64::from(attrs.bits()), clear: 0, propagation: libc::MS_PRIVATE, userns: 0 };
+    let attr = MountAttr {
+        set: u64::from(attrs.bits()),
+        clear: 0,
+        propagation: libc::MS_PRIVATE,
+        userns: 0,
+    };
     // SAFETY: the path is a literal and the struct lives across the call; its size is passed along.
     let ret = unsafe {
         libc::syscall(
@@ -237,11 +306,19 @@ pub fn set_private(mount: impl AsFd, attrs: MountAttrFlags) -> io::Result<()> {
             size_of::<MountAttr>(),
         )
     };
-    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn open_path(dir: &std::path::Path) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Reads what the kernel wrote into a filesystem context about its last failure.
@@ -290,7 +367,11 @@ mod tests {
             return;
         }
         let dir = PathBuf::from(format!("/dev/shm/sys-overlay-{}", std::process::id()));
-        for (way, name) in [(Way::Text, "text"), (Way::Paths, "paths"), (Way::Descriptors, "descriptors")] {
+        for (way, name) in [
+            (Way::Text, "text"),
+            (Way::Paths, "paths"),
+            (Way::Descriptors, "descriptors"),
+        ] {
             let at = |sub: &str| dir.join(name).join(sub);
             for sub in ["a", "b", "upper", "work"] {
                 fs::create_dir_all(at(sub)).unwrap();
@@ -300,17 +381,40 @@ mod tests {
             fs::write(at("b/other"), "other").unwrap();
             let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
             let lower = vec![at("a"), at("b")];
-            let writable = overlay_by(&Overlay { lower: lower.clone(), upper: Some((at("upper"), at("work"))) }, way).unwrap();
+            let writable = overlay_by(
+                &Overlay {
+                    lower: lower.clone(),
+                    upper: Some((at("upper"), at("work"))),
+                },
+                way,
+            )
+            .unwrap();
             let inside = PathBuf::from(path_of(&writable));
-            assert_eq!(fs::read_to_string(inside.join("file")).unwrap(), "upper one", "{way:?}");
+            assert_eq!(
+                fs::read_to_string(inside.join("file")).unwrap(),
+                "upper one",
+                "{way:?}"
+            );
             fs::write(inside.join("new"), "x").unwrap();
             assert_eq!(fs::read(at("upper/new")).unwrap(), b"x");
             let readonly = overlay_by(&Overlay { lower, upper: None }, way).unwrap();
-            assert_eq!(fs::write(PathBuf::from(path_of(&readonly)).join("new"), "x").unwrap_err().raw_os_error(), Some(libc::EROFS));
-            assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before, "nothing is seen on the host");
+            assert_eq!(
+                fs::write(PathBuf::from(path_of(&readonly)).join("new"), "x")
+                    .unwrap_err()
+                    .raw_os_error(),
+                Some(libc::EROFS)
+            );
+            assert_eq!(
+                fs::read_to_string("/proc/self/mountinfo").unwrap(),
+                before,
+                "nothing is seen on the host"
+            );
         }
         fs::remove_dir_all(dir).unwrap();
-        let many = Layers { lower: (0..300).map(|_| open_path("/".as_ref()).unwrap()).collect(), upper: None };
+        let many = Layers {
+            lower: (0..300).map(|_| open_path("/".as_ref()).unwrap()).collect(),
+            upper: None,
+        };
         assert!(many.text().unwrap_err().to_string().contains("300 layers"));
     }
 }

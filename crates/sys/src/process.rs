@@ -36,7 +36,10 @@ pub fn wait(pidfd: impl AsFd) -> io::Result<Ended> {
 /// # Errors
 /// `ECHILD` when it is no child of ours or was reaped before.
 pub fn try_wait(pidfd: impl AsFd) -> io::Result<Option<Ended>> {
-    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+    match rustix::process::waitid(
+        WaitId::PidFd(pidfd.as_fd()),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+    ) {
         Ok(Some(status)) => ended(&status).map(Some),
         Ok(None) => Ok(None),
         Err(e) => Err(e.into()),
@@ -47,7 +50,10 @@ fn ended(status: &rustix::process::WaitIdStatus) -> io::Result<Ended> {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Ok(Ended::Exited(code)),
         (None, Some(signal)) => Ok(Ended::Signaled(signal)),
-        (None, None) => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel reported an end that is none")),
+        (None, None) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the kernel reported an end that is none",
+        )),
     }
 }
 
@@ -57,8 +63,20 @@ fn ended(status: &rustix::process::WaitIdStatus) -> io::Result<Ended> {
 /// `ESRCH` when the process is gone, `EINVAL` for a number that is no signal.
 pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: no memory is passed: the info pointer is null.
-    let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
-    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Makes this process impossible to trace, and its memory impossible to read, for processes without `CAP_SYS_PTRACE`;
@@ -67,7 +85,8 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 /// # Errors
 /// Never on Linux.
 pub fn forbid_dumping() -> io::Result<()> {
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(Into::into)
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(Into::into)
 }
 
 /// The capabilities of this thread's bounding set, as a bit set.
@@ -87,7 +106,10 @@ pub fn bounding_set() -> u64 {
 /// The highest capability that this kernel knows.
 pub fn last_capability() -> u32 {
     // SAFETY: PR_CAPBSET_READ takes a number and touches no memory.
-    (0..64_u32).take_while(|bit| unsafe { libc::prctl(libc::PR_CAPBSET_READ, *bit, 0, 0, 0) } >= 0).last().unwrap_or(0)
+    (0..64_u32)
+        .take_while(|bit| unsafe { libc::prctl(libc::PR_CAPBSET_READ, *bit, 0, 0, 0) } >= 0)
+        .last()
+        .unwrap_or(0)
 }
 
 /// Gives the calling thread, and it alone, a copy of its mount namespace and its own root, working directory and umask.
@@ -96,7 +118,8 @@ pub fn last_capability() -> u32 {
 /// `EPERM` without the right to.
 pub fn unshare_mounts() -> io::Result<()> {
     // SAFETY: the descriptor table stays shared, which is what makes other unsharing unsafe.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.map_err(Into::into)
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
+        .map_err(Into::into)
 }
 
 /// This process's soft and hard limit of a resource; `u64::MAX` is none.
@@ -106,8 +129,20 @@ pub fn unshare_mounts() -> io::Result<()> {
 pub fn limits(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = [0_u64; 2];
     // SAFETY: the two numbers are what `prlimit64` writes, and they live across the call; the new limit is null.
-    let ret = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<u64>(), limit.as_mut_ptr()) };
-    if ret == 0 { Ok((limit[0], limit[1])) } else { Err(io::Error::last_os_error()) }
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            std::ptr::null::<u64>(),
+            limit.as_mut_ptr(),
+        )
+    };
+    if ret == 0 {
+        Ok((limit[0], limit[1]))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Gives memory that the allocator keeps for later back to the system. Takes some milliseconds: for quiet moments.

@@ -32,15 +32,22 @@ impl Lab {
         }
         let dir = tempfile::tempdir().expect("a folder");
         let config = json!({ "registries": { "docker.io": { "mirrors": [REGISTRY] }, REGISTRY: { "http": true } } });
-        std::fs::write(dir.path().join("engine.json"), config.to_string()).expect("a configuration");
+        std::fs::write(dir.path().join("engine.json"), config.to_string())
+            .expect("a configuration");
         Some(Self { dir })
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bodkin"));
         let at = |name: &str| self.dir.path().join(name);
-        command.args(args).env("BODKIN_STATE_DIR", at("state")).env("BODKIN_SOCKET", at("sock")).env("BODKIN_CONFIG", at("engine.json"));
-        command.env_remove("DAGGER_SESSION_PORT").current_dir(self.dir.path());
+        command
+            .args(args)
+            .env("BODKIN_STATE_DIR", at("state"))
+            .env("BODKIN_SOCKET", at("sock"))
+            .env("BODKIN_CONFIG", at("engine.json"));
+        command
+            .env_remove("DAGGER_SESSION_PORT")
+            .current_dir(self.dir.path());
         command
     }
 
@@ -52,33 +59,58 @@ impl Lab {
     pub(crate) fn session_of(&self, version: &str) -> Session {
         let mut command = self.command(&["session", "--version", version]);
         let log = std::fs::File::create(self.dir.path().join("session.log")).expect("a log");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().expect("a session");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("a session");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let hello: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}: {}", self.log()));
-        let port = hello["port"].as_u64().and_then(|p| u16::try_from(p).ok()).expect("a port");
+        let hello: Value =
+            serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}: {}", self.log()));
+        let port = hello["port"]
+            .as_u64()
+            .and_then(|p| u16::try_from(p).ok())
+            .expect("a port");
         let token = hello["session_token"].as_str().expect("a token").to_owned();
-        Session { stdin: child.stdin.take(), child, port, token }
+        Session {
+            stdin: child.stdin.take(),
+            child,
+            port,
+            token,
+        }
     }
 
     /// What the last session and the engine said.
     pub(crate) fn log(&self) -> String {
-        let read = |name: &str| std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+        let read =
+            |name: &str| std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
         read("session.log") + &read("state/engine.log")
     }
 
     /// The engine's process.
     pub(crate) fn engine(&self) -> Option<i32> {
         let wanted = self.dir.path().join("state");
-        processes().into_iter().find(|p| p.env.contains(&format!("BODKIN_STATE_DIR={}", wanted.display())) && p.cmdline.contains("engine")).map(|p| p.pid)
+        processes()
+            .into_iter()
+            .find(|p| {
+                p.env
+                    .contains(&format!("BODKIN_STATE_DIR={}", wanted.display()))
+                    && p.cmdline.contains("engine")
+            })
+            .map(|p| p.pid)
     }
-
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        let _ = self.command(&["engine", "stop"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let _ = self
+            .command(&["engine", "stop"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -104,8 +136,12 @@ impl Session {
         )
         .expect("the session reads");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap_or_else(|e| panic!("no answer to {query}: {e}"));
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer}"));
+        stream
+            .read_to_string(&mut answer)
+            .unwrap_or_else(|e| panic!("no answer to {query}: {e}"));
+        let (_, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no HTTP: {answer}"));
         serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}"))
     }
 
@@ -118,13 +154,19 @@ impl Session {
 
     /// The same as text.
     pub(crate) fn text(&self, query: &str) -> String {
-        self.get(query).as_str().unwrap_or_else(|| panic!("no text: {query}")).to_owned()
+        self.get(query)
+            .as_str()
+            .unwrap_or_else(|| panic!("no text: {query}"))
+            .to_owned()
     }
 
     /// The first error's message of an answer that must have one.
     pub(crate) fn error(&self, query: &str) -> String {
         let answer = self.ask(query);
-        answer["errors"][0]["message"].as_str().unwrap_or_else(|| panic!("no error: {query}\n{answer:#}")).to_owned()
+        answer["errors"][0]["message"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no error: {query}\n{answer:#}"))
+            .to_owned()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -182,9 +224,14 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0u32, |b, c| b << 8 | u32::from(*c)) << (8 * (3 - chunk.len()));
+        let bits =
+            chunk.iter().fold(0u32, |b, c| b << 8 | u32::from(*c)) << (8 * (3 - chunk.len()));
         for i in 0..4 {
-            out.push(if i <= chunk.len() { char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63]) } else { '=' });
+            out.push(if i <= chunk.len() {
+                char::from(ALPHABET[(bits >> (18 - 6 * i)) as usize & 63])
+            } else {
+                '='
+            });
         }
     }
     out
@@ -199,15 +246,30 @@ pub(crate) struct Process {
 
 /// All processes that can be looked at.
 pub(crate) fn processes() -> Vec<Process> {
-    let read = |pid: i32, what: &str| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default()).replace('\0', " ");
+    let read = |pid: i32, what: &str| {
+        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default())
+            .replace('\0', " ")
+    };
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.map(|pid| Process { pid, cmdline: read(pid, "cmdline"), env: read(pid, "environ") }).collect()
+    pids.map(|pid| Process {
+        pid,
+        cmdline: read(pid, "cmdline"),
+        env: read(pid, "environ"),
+    })
+    .collect()
 }
 
 /// Containers whose program's command line holds this.
 pub(crate) fn running(mark: &str) -> usize {
-    processes().iter().filter(|p| p.cmdline.contains(mark) && !p.cmdline.starts_with("/.init") && !p.cmdline.contains("bodkin")).count()
+    processes()
+        .iter()
+        .filter(|p| {
+            p.cmdline.contains(mark)
+                && !p.cmdline.starts_with("/.init")
+                && !p.cmdline.contains("bodkin")
+        })
+        .count()
 }
 
 /// Waits until it is so; how long it took.
@@ -228,7 +290,9 @@ pub(crate) fn fetch(address: &str) -> std::io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let _ = stream.shutdown(Shutdown::Both);
-    Ok(answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    Ok(answer
+        .split_once("\r\n\r\n")
+        .map_or(String::new(), |(_, body)| body.to_owned()))
 }
 
 /// A text of GraphQL.
@@ -238,5 +302,12 @@ pub(crate) fn quoted(text: &str) -> String {
 
 /// The arguments of a command as GraphQL has them.
 pub(crate) fn args(command: &[&str]) -> String {
-    format!("[{}]", command.iter().map(|a| quoted(a)).collect::<Vec<_>>().join(","))
+    format!(
+        "[{}]",
+        command
+            .iter()
+            .map(|a| quoted(a))
+            .collect::<Vec<_>>()
+            .join(",")
+    )
 }

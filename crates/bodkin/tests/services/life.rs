@@ -57,7 +57,9 @@ fn root_a_session_takes_its_services_with_it() {
         } else {
             s.close();
         }
-        until("the services are gone", Duration::from_secs(1), || running(mark) == 0);
+        until("the services are gone", Duration::from_secs(1), || {
+            running(mark) == 0
+        });
     }
 }
 
@@ -66,9 +68,12 @@ fn root_an_engine_that_is_killed_takes_all_services_with_it() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
     s.get(&field(&web(&s, "mark-engine"), "start"));
-    let engine = rustix::process::Pid::from_raw(lab.engine().expect("an engine")).expect("a process");
+    let engine =
+        rustix::process::Pid::from_raw(lab.engine().expect("an engine")).expect("a process");
     rustix::process::kill_process(engine, rustix::process::Signal::KILL).expect("it runs");
-    until("the service is gone", Duration::from_secs(2), || running("mark-engine") == 0);
+    until("the service is gone", Duration::from_secs(2), || {
+        running("mark-engine") == 0
+    });
 }
 
 #[test]
@@ -76,17 +81,34 @@ fn root_a_service_stays_ten_seconds_after_its_last_use() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
     let id = web(&s, "mark-grace");
-    assert_eq!(s.text(&beside(&id, "curl -sS -m 20 http://it/; : 1")), "mark-grace");
+    assert_eq!(
+        s.text(&beside(&id, "curl -sS -m 20 http://it/; : 1")),
+        "mark-grace"
+    );
     let first = Instant::now();
-    assert_eq!(running("mark-grace"), 1, "it is there for whoever comes next");
-    until("half of the time is over", Duration::from_secs(6), || first.elapsed() > Duration::from_secs(5));
-    assert_eq!(s.text(&beside(&id, "curl -sS -m 20 http://it/; : 2")), "mark-grace");
+    assert_eq!(
+        running("mark-grace"),
+        1,
+        "it is there for whoever comes next"
+    );
+    until("half of the time is over", Duration::from_secs(6), || {
+        first.elapsed() > Duration::from_secs(5)
+    });
+    assert_eq!(
+        s.text(&beside(&id, "curl -sS -m 20 http://it/; : 2")),
+        "mark-grace"
+    );
     let last = Instant::now();
-    until("it is gone", Duration::from_secs(15), || running("mark-grace") == 0);
+    until("it is gone", Duration::from_secs(15), || {
+        running("mark-grace") == 0
+    });
     let stayed = last.elapsed().as_secs_f64();
     assert!((9.5..12.0).contains(&stayed), "{stayed} s");
     // What is known needs no service.
-    assert_eq!(s.text(&beside(&id, "curl -sS -m 20 http://it/; : 1")), "mark-grace");
+    assert_eq!(
+        s.text(&beside(&id, "curl -sS -m 20 http://it/; : 1")),
+        "mark-grace"
+    );
     assert_eq!(running("mark-grace"), 0);
     s.close();
 }
@@ -95,24 +117,43 @@ fn root_a_service_stays_ten_seconds_after_its_last_use() {
 fn root_stopping_asks_first_and_kills_when_told() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
-    let id = shell(&s, "", "trap 'echo asked; sleep 0.4; exit 0' TERM; echo mark-stop; while :; do sleep 0.05; done");
+    let id = shell(
+        &s,
+        "",
+        "trap 'echo asked; sleep 0.4; exit 0' TERM; echo mark-stop; while :; do sleep 0.05; done",
+    );
     s.get(&field(&id, "start"));
-    until("it speaks", Duration::from_secs(5), || s.text(&field(&id, "logs")).contains("mark-stop"));
+    until("it speaks", Duration::from_secs(5), || {
+        s.text(&field(&id, "logs")).contains("mark-stop")
+    });
     let began = Instant::now();
     s.get(&field(&id, "stop"));
-    assert!(began.elapsed() > Duration::from_millis(300), "its handler is waited for");
+    assert!(
+        began.elapsed() > Duration::from_millis(300),
+        "its handler is waited for"
+    );
     assert!(s.text(&field(&id, "logs")).contains("asked"));
     assert_eq!(running("mark-stop"), 0);
 
-    let deaf = shell(&s, "", "trap '' TERM; echo mark-deaf; while :; do sleep 0.05; done");
+    let deaf = shell(
+        &s,
+        "",
+        "trap '' TERM; echo mark-deaf; while :; do sleep 0.05; done",
+    );
     s.get(&field(&deaf, "start"));
-    until("it speaks", Duration::from_secs(5), || s.text(&field(&deaf, "logs")).contains("mark-deaf"));
+    until("it speaks", Duration::from_secs(5), || {
+        s.text(&field(&deaf, "logs")).contains("mark-deaf")
+    });
     thread::scope(|scope| {
         let waiting = scope.spawn(|| s.get(&field(&deaf, "stop")));
         assert!(!waiting.is_finished() && running("mark-deaf") > 0);
         let began = Instant::now();
         s.get(&field(&deaf, "stop(kill:true)"));
-        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            began.elapsed()
+        );
         waiting.join().expect("both return");
     });
     assert_eq!(running("mark-deaf"), 0);
@@ -125,11 +166,27 @@ fn root_a_service_that_died_is_started_again() {
     let s = lab.session();
     let id = web(&s, "mark-dies");
     s.get(&field(&id, "start"));
-    let pid = crate::kit::processes().into_iter().find(|p| p.cmdline.contains("mark-dies") && !p.cmdline.contains("bodkin")).expect("it runs").pid;
+    let pid = crate::kit::processes()
+        .into_iter()
+        .find(|p| p.cmdline.contains("mark-dies") && !p.cmdline.contains("bodkin"))
+        .expect("it runs")
+        .pid;
     // The container's first process is its init.
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).expect("a process"), rustix::process::Signal::KILL).expect("it runs");
-    until("it is gone", Duration::from_secs(5), || running("mark-dies") == 0);
-    assert_eq!(s.text(&beside(&id, "curl -sS -m 20 --retry 3 --retry-connrefused http://it/")), "mark-dies");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).expect("a process"),
+        rustix::process::Signal::KILL,
+    )
+    .expect("it runs");
+    until("it is gone", Duration::from_secs(5), || {
+        running("mark-dies") == 0
+    });
+    assert_eq!(
+        s.text(&beside(
+            &id,
+            "curl -sS -m 20 --retry 3 --retry-connrefused http://it/"
+        )),
+        "mark-dies"
+    );
     s.close();
 }
 
@@ -142,14 +199,22 @@ fn root_one_instance_per_session_however_many_ask() {
             for ask in 0..3 {
                 scope.spawn(move || {
                     let id = web(s, "mark-shared");
-                    assert_eq!(s.text(&beside(&id, &format!("curl -sS -m 60 http://it/; : {ask} {}", s.pid()))), "mark-shared");
+                    assert_eq!(
+                        s.text(&beside(
+                            &id,
+                            &format!("curl -sS -m 60 http://it/; : {ask} {}", s.pid())
+                        )),
+                        "mark-shared"
+                    );
                 });
             }
         }
     });
     assert_eq!(running("mark-shared"), 20);
     drop(sessions);
-    until("all are gone", Duration::from_secs(2), || running("mark-shared") == 0);
+    until("all are gone", Duration::from_secs(2), || {
+        running("mark-shared") == 0
+    });
 }
 
 #[test]
@@ -158,7 +223,10 @@ fn root_early_ends_say_why_with_the_last_words() {
     let s = lab.session();
     let id = shell(&s, "withExposedPort(port:80){", "echo no disk >&2; exit 42");
     let e = s.error(&beside(&id, "true"));
-    assert!(e.contains("(aliased as it): exited: exit code: 42; its last output:\nno disk"), "{e}");
+    assert!(
+        e.contains("(aliased as it): exited: exit code: 42; its last output:\nno disk"),
+        "{e}"
+    );
     // Not remembered: it may work the next time.
     let e = s.error(&beside(&id, "true"));
     assert!(e.contains("exit code: 42"), "{e}");
@@ -175,20 +243,55 @@ fn root_waits_end_in_time_and_say_what_was_waited_for() {
     warm(&s);
     let limit = "withLabel(name:\"bodkin.ready.timeout\",value:\"700ms\"){";
     for (label, value, said) in [
-        ("bodkin.ready.http", "8080/health", "checking for http 8080/health: not ready after 700ms: dial tcp"),
-        ("bodkin.ready.log", "all set", "checking for a line with `all set`: not ready after 700ms"),
-        ("bodkin.ready.exec", "exit 3", "checking for the command `/bin/sh -c exit 3`: not ready after 700ms: exit code: 3"),
+        (
+            "bodkin.ready.http",
+            "8080/health",
+            "checking for http 8080/health: not ready after 700ms: dial tcp",
+        ),
+        (
+            "bodkin.ready.log",
+            "all set",
+            "checking for a line with `all set`: not ready after 700ms",
+        ),
+        (
+            "bodkin.ready.exec",
+            "exit 3",
+            "checking for the command `/bin/sh -c exit 3`: not ready after 700ms: exit code: 3",
+        ),
     ] {
-        let id = shell(&s, &format!("withLabel(name:{},value:{}){{{limit}", quoted(label), quoted(value)), "sleep 600");
+        let id = shell(
+            &s,
+            &format!(
+                "withLabel(name:{},value:{}){{{limit}",
+                quoted(label),
+                quoted(value)
+            ),
+            "sleep 600",
+        );
         let began = Instant::now();
         let e = s.error(&field(&id, "start"));
         assert!(e.contains(said), "{e}");
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
     }
-    let port = shell(&s, &format!("withExposedPort(port:81){{{limit}"), "sleep 600");
+    let port = shell(
+        &s,
+        &format!("withExposedPort(port:81){{{limit}"),
+        "sleep 600",
+    );
     let e = s.error(&field(&port, "start"));
-    assert!(e.contains("checking for port 81/tcp: not ready after 700ms: dial tcp"), "{e}");
-    assert_eq!(running("sleep 600"), 0, "what did not become ready does not stay");
+    assert!(
+        e.contains("checking for port 81/tcp: not ready after 700ms: dial tcp"),
+        "{e}"
+    );
+    assert_eq!(
+        running("sleep 600"),
+        0,
+        "what did not become ready does not stay"
+    );
     s.close();
 }
 
@@ -198,8 +301,20 @@ fn root_labels_and_fields_wait_for_lines_answers_and_commands() {
     let s = lab.session();
     warm(&s);
     let slow = "sleep 0.3; echo warming up; sleep 0.3; touch /ready; echo 'mark: all set'; mkdir /www; echo ok > /www/health; exec busybox httpd -f -p 8080 -h /www";
-    for (label, value) in [("log", "all set"), ("http", "8080/health"), ("exec", "test -e /ready"), ("exec", "[\"test\",\"-e\",\"/ready\"]")] {
-        let id = shell(&s, &format!("withLabel(name:\"bodkin.ready.{label}\",value:{}){{", quoted(value)), slow);
+    for (label, value) in [
+        ("log", "all set"),
+        ("http", "8080/health"),
+        ("exec", "test -e /ready"),
+        ("exec", "[\"test\",\"-e\",\"/ready\"]"),
+    ] {
+        let id = shell(
+            &s,
+            &format!(
+                "withLabel(name:\"bodkin.ready.{label}\",value:{}){{",
+                quoted(value)
+            ),
+            slow,
+        );
         let began = Instant::now();
         s.get(&field(&id, "start"));
         let took = began.elapsed().as_millis();
@@ -219,7 +334,10 @@ fn root_labels_and_fields_wait_for_lines_answers_and_commands() {
         args(&["sh", "-c", slow])
     ));
     new.get(&field(&id, "start"));
-    assert!(began.elapsed() >= Duration::from_millis(600), "the health check counts, not the port that nobody opens");
+    assert!(
+        began.elapsed() >= Duration::from_millis(600),
+        "the health check counts, not the port that nobody opens"
+    );
     new.close();
 }
 
@@ -231,10 +349,17 @@ fn root_a_bound_service_is_not_reached_by_another_session() {
     a.get(&field(&id, "start"));
     let address = a.text(&beside(&id, "sed -n 's/\\tit$//p' /etc/hosts"));
     let address = address.trim();
-    assert_eq!(a.text(&beside(&id, &format!("curl -sS -m 5 http://{address}/"))), "mark-private");
+    assert_eq!(
+        a.text(&beside(&id, &format!("curl -sS -m 5 http://{address}/"))),
+        "mark-private"
+    );
     let other = format!(
         "{{container{{from(address:\"alpine:3.20.2\"){{withExec(args:{}){{stdout",
-        args(&["sh", "-c", &format!("curl -s -m 3 http://{address}/ || echo unreachable")])
+        args(&[
+            "sh",
+            "-c",
+            &format!("curl -s -m 3 http://{address}/ || echo unreachable")
+        ])
     );
     assert_eq!(b.text(&other).trim(), "unreachable");
     a.close();
@@ -245,7 +370,9 @@ fn root_a_bound_service_is_not_reached_by_another_session() {
 fn root_a_hundred_services_at_once() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
-    let ids: Vec<String> = (0..100).map(|i| web(&s, &format!("mark-many-{i}"))).collect();
+    let ids: Vec<String> = (0..100)
+        .map(|i| web(&s, &format!("mark-many-{i}")))
+        .collect();
     thread::scope(|scope| {
         for id in &ids {
             scope.spawn(|| s.get(&field(id, "start")));
@@ -253,7 +380,9 @@ fn root_a_hundred_services_at_once() {
     });
     assert_eq!(running("mark-many"), 100);
     s.close();
-    until("all are gone", Duration::from_secs(2), || running("mark-many") == 0);
+    until("all are gone", Duration::from_secs(2), || {
+        running("mark-many") == 0
+    });
 }
 
 #[test]
@@ -267,8 +396,12 @@ fn root_many_starts_and_stops_leave_nothing() {
     };
     let held = || {
         let engine = lab.engine().expect("an engine");
-        let fds = std::fs::read_dir(format!("/proc/{engine}/fd")).expect("an engine").count();
-        let threads = std::fs::read_dir(format!("/proc/{engine}/task")).expect("an engine").count();
+        let fds = std::fs::read_dir(format!("/proc/{engine}/fd"))
+            .expect("an engine")
+            .count();
+        let threads = std::fs::read_dir(format!("/proc/{engine}/task"))
+            .expect("an engine")
+            .count();
         (fds, threads)
     };
     (0..20).for_each(|_| once());

@@ -22,7 +22,10 @@ fn root_redis_keeps_what_is_set_in_a_volume_between_runs() {
         ))
     };
     assert_eq!(cli(&s, &["set", "greeting", "hello"]).trim(), "OK");
-    s.get(&format!("{{loadServiceFromID(id:{}){{stop}}}}", quoted(&redis)));
+    s.get(&format!(
+        "{{loadServiceFromID(id:{}){{stop}}}}",
+        quoted(&redis)
+    ));
     s.close();
     let s = lab.session();
     assert_eq!(cli(&s, &["get", "greeting"]).trim(), "hello");
@@ -76,11 +79,20 @@ fn root_python_is_reached_from_this_machine_through_a_tunnel() {
         args(&["python3", "-m", "http.server", "8080"])
     ));
     let tunnel = s.text(&format!("{{host{{tunnel(service:{}){{id", quoted(&web)));
-    s.get(&format!("{{loadServiceFromID(id:{}){{start}}}}", quoted(&tunnel)));
-    let endpoint = s.text(&format!("{{loadServiceFromID(id:{}){{endpoint}}}}", quoted(&tunnel)));
+    s.get(&format!(
+        "{{loadServiceFromID(id:{}){{start}}}}",
+        quoted(&tunnel)
+    ));
+    let endpoint = s.text(&format!(
+        "{{loadServiceFromID(id:{}){{endpoint}}}}",
+        quoted(&tunnel)
+    ));
     assert_eq!(fetch(&endpoint).expect("an answer"), "from python");
     s.close();
-    assert!(fetch(&endpoint).is_err(), "the port is closed with the session");
+    assert!(
+        fetch(&endpoint).is_err(),
+        "the port is closed with the session"
+    );
 }
 
 #[test]
@@ -102,7 +114,10 @@ fn root_two_nginx_find_each_other_by_name() {
             quoted(own)
         );
         let id = s.text(&container);
-        s.get(&format!("{{loadServiceFromID(id:{}){{start}}}}", quoted(&id)));
+        s.get(&format!(
+            "{{loadServiceFromID(id:{}){{start}}}}",
+            quoted(&id)
+        ));
         id
     };
     let (a, b) = (server("left", "right"), server("right", "left"));

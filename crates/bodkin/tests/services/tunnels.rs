@@ -15,8 +15,14 @@ fn tunnel(s: &Session, program: &str) -> String {
         args(&["python3", "-c", program])
     ));
     let tunnel = s.text(&format!("{{host{{tunnel(service:{}){{id", quoted(&id)));
-    s.get(&format!("{{loadServiceFromID(id:{}){{start}}}}", quoted(&tunnel)));
-    s.text(&format!("{{loadServiceFromID(id:{}){{endpoint}}}}", quoted(&tunnel)))
+    s.get(&format!(
+        "{{loadServiceFromID(id:{}){{start}}}}",
+        quoted(&tunnel)
+    ));
+    s.text(&format!(
+        "{{loadServiceFromID(id:{}){{endpoint}}}}",
+        quoted(&tunnel)
+    ))
 }
 
 fn connect(address: &str) -> TcpStream {
@@ -38,13 +44,20 @@ fn root_both_sides_hear_of_the_others_end() {
     client.write_all(&vec![7; 300_000]).expect("it reads");
     client.shutdown(Shutdown::Write).expect("a half-close");
     let mut said = String::new();
-    client.read_to_string(&mut said).expect("the server's close arrives");
+    client
+        .read_to_string(&mut said)
+        .expect("the server's close arrives");
     assert_eq!(said, "300000");
 
     // The server closes first.
-    let address = tunnel(&s, "import socket\nl=socket.create_server(('0.0.0.0',7000))\nwhile True:\n c,_=l.accept()\n try: c.sendall(b'bye')\n except OSError: pass\n c.close()");
+    let address = tunnel(
+        &s,
+        "import socket\nl=socket.create_server(('0.0.0.0',7000))\nwhile True:\n c,_=l.accept()\n try: c.sendall(b'bye')\n except OSError: pass\n c.close()",
+    );
     let mut said = String::new();
-    connect(&address).read_to_string(&mut said).expect("the server's close arrives");
+    connect(&address)
+        .read_to_string(&mut said)
+        .expect("the server's close arrives");
     assert_eq!(said, "bye");
     s.close();
 }
@@ -57,7 +70,9 @@ fn root_much_data_arrives_whole() {
         &s,
         "import socket,threading\nl=socket.create_server(('0.0.0.0',7000))\ndef serve(c):\n while (b:=c.recv(65536)): c.sendall(b)\n c.close()\nwhile True: threading.Thread(target=serve,args=(l.accept()[0],),daemon=True).start()",
     );
-    let data: Vec<u8> = (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let data: Vec<u8> = (0..8u32 << 20)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -73,7 +88,12 @@ fn root_much_data_arrives_whole() {
                 let mut got = Vec::new();
                 back.read_to_end(&mut got).expect("an end");
                 sender.join().expect("sent");
-                assert!(got == data, "{} of {} bytes, or others", got.len(), data.len());
+                assert!(
+                    got == data,
+                    "{} of {} bytes, or others",
+                    got.len(),
+                    data.len()
+                );
             });
         }
     });
@@ -90,9 +110,18 @@ fn root_a_port_in_use_is_an_error_that_says_so() {
         "{{container{{from(address:\"alpine:3.20.2\"){{withExposedPort(port:80,experimentalSkipHealthcheck:true){{withExec(args:{}){{asService{{id",
         args(&["sleep", "100"])
     ));
-    let tunnel = s.text(&format!("{{host{{tunnel(service:{},ports:[{{backend:80,frontend:{port}}}]){{id", quoted(&id)));
-    let e = s.error(&format!("{{loadServiceFromID(id:{}){{start}}}}", quoted(&tunnel)));
-    assert!(e.contains("host to container: listen tcp") && e.contains("address already in use"), "{e}");
+    let tunnel = s.text(&format!(
+        "{{host{{tunnel(service:{},ports:[{{backend:80,frontend:{port}}}]){{id",
+        quoted(&id)
+    ));
+    let e = s.error(&format!(
+        "{{loadServiceFromID(id:{}){{start}}}}",
+        quoted(&tunnel)
+    ));
+    assert!(
+        e.contains("host to container: listen tcp") && e.contains("address already in use"),
+        "{e}"
+    );
     s.close();
 }
 
@@ -108,7 +137,9 @@ fn root_containers_reach_this_machine_through_a_host_service() {
         peer.read_to_string(&mut got).expect("a half-close arrives");
         write!(peer, "got {got}").expect("it reads");
     });
-    let host = s.text(&format!("{{host{{service(ports:[{{frontend:7001,backend:{port}}}]){{id"));
+    let host = s.text(&format!(
+        "{{host{{service(ports:[{{frontend:7001,backend:{port}}}]){{id"
+    ));
     let program = "import socket; c=socket.create_connection(('host',7001)); c.sendall(b'hello'); c.shutdown(socket.SHUT_WR); print(c.recv(100).decode())";
     let said = s.text(&format!(
         "{{container{{from(address:\"python:3.12-slim\"){{withServiceBinding(alias:\"host\",service:{}){{withExec(args:{}){{stdout",

@@ -4,9 +4,28 @@ use super::*;
 
 /// The tree of the recorded cases, in walk order.
 const TREE: &[&str] = &[
-    ".env", "a.txt", "b.md", "build", "build/out.bin", "docs", "docs/img", "docs/img/p.png", "docs/readme.md", "empty",
-    "node_modules", "node_modules/x", "node_modules/x/index.js", "src", "src/lib", "src/lib/data.json", "src/lib/util.go",
-    "src/main.go", "src/main_test.go", "src/node_modules", "src/node_modules/y", "src/node_modules/y/index.js",
+    ".env",
+    "a.txt",
+    "b.md",
+    "build",
+    "build/out.bin",
+    "docs",
+    "docs/img",
+    "docs/img/p.png",
+    "docs/readme.md",
+    "empty",
+    "node_modules",
+    "node_modules/x",
+    "node_modules/x/index.js",
+    "src",
+    "src/lib",
+    "src/lib/data.json",
+    "src/lib/util.go",
+    "src/main.go",
+    "src/main_test.go",
+    "src/node_modules",
+    "src/node_modules/y",
+    "src/node_modules/y/index.js",
 ];
 
 fn apply(include: &[&str], exclude: &[&str]) -> Vec<String> {
@@ -18,9 +37,20 @@ fn apply(include: &[&str], exclude: &[&str]) -> Vec<String> {
 
 /// What is included, and its parents.
 fn list_without_pruning(filter: &Filter) -> Vec<String> {
-    let included: Vec<&str> = TREE.iter().copied().filter(|p| filter.decide(p, false) == Decision::Include).collect();
-    let emitted: HashSet<&str> = included.iter().copied().flat_map(self_and_parents).collect();
-    TREE.iter().filter(|p| emitted.contains(*p)).map(|p| (*p).to_owned()).collect()
+    let included: Vec<&str> = TREE
+        .iter()
+        .copied()
+        .filter(|p| filter.decide(p, false) == Decision::Include)
+        .collect();
+    let emitted: HashSet<&str> = included
+        .iter()
+        .copied()
+        .flat_map(self_and_parents)
+        .collect();
+    TREE.iter()
+        .filter(|p| emitted.contains(*p))
+        .map(|p| (*p).to_owned())
+        .collect()
 }
 
 fn self_and_parents(path: &str) -> impl Iterator<Item = &str> {
@@ -29,9 +59,17 @@ fn self_and_parents(path: &str) -> impl Iterator<Item = &str> {
 
 /// The same by steps, pruning, as a real walk does it.
 fn walk(filter: &Filter) -> Vec<String> {
-    fn visit(filter: &Filter, state: &DirState, prefix: &str, pending: &mut Vec<String>, out: &mut Vec<String>) {
+    fn visit(
+        filter: &Filter,
+        state: &DirState,
+        prefix: &str,
+        pending: &mut Vec<String>,
+        out: &mut Vec<String>,
+    ) {
         for path in TREE {
-            let Some(name) = path.strip_prefix(prefix) else { continue };
+            let Some(name) = path.strip_prefix(prefix) else {
+                continue;
+            };
             if name.is_empty() || name.contains('/') {
                 continue;
             }
@@ -59,7 +97,10 @@ fn walk(filter: &Filter) -> Vec<String> {
 
 fn without(gone: &[&str]) -> Vec<String> {
     let below = |path: &str, dir: &str| path == dir || path.starts_with(&format!("{dir}/"));
-    TREE.iter().filter(|path| !gone.iter().any(|dir| below(path, dir))).map(|p| (*p).to_owned()).collect()
+    TREE.iter()
+        .filter(|path| !gone.iter().any(|dir| below(path, dir)))
+        .map(|p| (*p).to_owned())
+        .collect()
 }
 
 #[test]
@@ -73,7 +114,10 @@ fn excludes() {
         (&["**/*.md"], &["b.md", "docs/readme.md"]),
         (&["./docs"], &["docs"]),
         (&["docs", "!docs/readme.md"], &["docs/img"]),
-        (&["**/*.go", "!**/*_test.go"], &["src/lib/util.go", "src/main.go"]),
+        (
+            &["**/*.go", "!**/*_test.go"],
+            &["src/lib/util.go", "src/main.go"],
+        ),
         (&["?.txt"], &["a.txt"]),
         (&[""], &[]),
         (&["#docs", "docs"], &["docs"]),
@@ -86,30 +130,50 @@ fn excludes() {
         assert_eq!(apply(&[], exclude), without(gone), "{exclude:?}");
     }
     assert!(apply(&[], &["*"]).is_empty());
-    let src = TREE.iter().filter(|p| p.starts_with("src")).map(|p| (*p).to_owned()).collect::<Vec<_>>();
+    let src = TREE
+        .iter()
+        .filter(|p| p.starts_with("src"))
+        .map(|p| (*p).to_owned())
+        .collect::<Vec<_>>();
     assert_eq!(apply(&[], &["*", "!src"]), src);
     assert_eq!(apply(&[], &["**", "!src/main.go"]), ["src", "src/main.go"]);
 }
 
 #[test]
 fn includes() {
-    let src: Vec<String> = TREE.iter().filter(|p| p.starts_with("src")).map(|p| (*p).to_owned()).collect();
+    let src: Vec<String> = TREE
+        .iter()
+        .filter(|p| p.starts_with("src"))
+        .map(|p| (*p).to_owned())
+        .collect();
     for include in ["src", "src/", "src/*", "src/**"] {
         assert_eq!(apply(&[include], &[]), src, "{include}");
     }
     assert_eq!(apply(&["a.txt"], &[]), ["a.txt"]);
     assert_eq!(apply(&["empty"], &[]), ["empty"]);
     assert_eq!(apply(&["**/*.md"], &[]), ["b.md", "docs", "docs/readme.md"]);
-    assert_eq!(apply(&["src/lib/util.go"], &[]), ["src", "src/lib", "src/lib/util.go"]);
+    assert_eq!(
+        apply(&["src/lib/util.go"], &[]),
+        ["src", "src/lib", "src/lib/util.go"]
+    );
     assert_eq!(
         apply(&["**/node_modules"], &[]),
         [
-            "node_modules", "node_modules/x", "node_modules/x/index.js", "src", "src/node_modules", "src/node_modules/y",
+            "node_modules",
+            "node_modules/x",
+            "node_modules/x/index.js",
+            "src",
+            "src/node_modules",
+            "src/node_modules/y",
             "src/node_modules/y/index.js",
         ]
     );
     assert_eq!(apply(&["*"], &[]), without(&[]));
-    let no_lib: Vec<String> = src.iter().filter(|p| !p.starts_with("src/lib")).cloned().collect();
+    let no_lib: Vec<String> = src
+        .iter()
+        .filter(|p| !p.starts_with("src/lib"))
+        .cloned()
+        .collect();
     assert_eq!(apply(&["src", "!src/lib"], &[]), no_lib);
     assert_eq!(apply(&["src"], &["src/lib"]), no_lib);
     assert!(apply(&["src"], &["src"]).is_empty());
@@ -117,7 +181,9 @@ fn includes() {
 
 #[test]
 fn prunes_before_descending() {
-    let descends = |include: &[&str], exclude: &[&str], dir: &str| Filter::new(include, exclude).unwrap().may_contain(dir);
+    let descends = |include: &[&str], exclude: &[&str], dir: &str| {
+        Filter::new(include, exclude).unwrap().may_contain(dir)
+    };
     assert!(!descends(&[], &["node_modules"], "node_modules"));
     assert!(!descends(&[], &["docs", "!src/x"], "docs"));
     assert!(descends(&[], &["docs", "!docs/x"], "docs"));
@@ -136,11 +202,16 @@ mod properties {
     use super::*;
 
     fn pattern() -> impl Strategy<Value = String> {
-        prop::collection::vec(prop::sample::select(vec!["a", "b", "c", "*", "?", "**", "[ab]", "[^a]", "/", "\\a"]), 1..6)
-            .prop_flat_map(|parts| {
-                let body = parts.concat();
-                prop_oneof![Just(body.clone()), Just(format!("!{body}"))]
-            })
+        prop::collection::vec(
+            prop::sample::select(vec![
+                "a", "b", "c", "*", "?", "**", "[ab]", "[^a]", "/", "\\a",
+            ]),
+            1..6,
+        )
+        .prop_flat_map(|parts| {
+            let body = parts.concat();
+            prop_oneof![Just(body.clone()), Just(format!("!{body}"))]
+        })
     }
 
     fn path() -> impl Strategy<Value = String> {

@@ -29,15 +29,29 @@ pub(super) fn merged(root: BorrowedFd<'_>, host: &str) -> Vec<(&'static str, Vec
     let mut found: Vec<(&'static str, Vec<u8>)> = Vec::new();
     let mut seen = Vec::new();
     for path in CA_BUNDLES {
-        let Ok(fd) = rooted::open(root, path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) else { continue };
-        let Ok(stat) = rustix::fs::fstat(&fd) else { continue };
+        let Ok(fd) = rooted::open(
+            root,
+            path.as_bytes(),
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+        ) else {
+            continue;
+        };
+        let Ok(stat) = rustix::fs::fstat(&fd) else {
+            continue;
+        };
         // Several of the names are often links to one file.
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || seen.contains(&(stat.st_dev, stat.st_ino)) {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+            || seen.contains(&(stat.st_dev, stat.st_ino))
+        {
             continue;
         }
         seen.push((stat.st_dev, stat.st_ino));
         let mut theirs = Vec::new();
-        if std::fs::File::from(fd).take(MAX_BUNDLE).read_to_end(&mut theirs).is_err() {
+        if std::fs::File::from(fd)
+            .take(MAX_BUNDLE)
+            .read_to_end(&mut theirs)
+            .is_err()
+        {
             continue;
         }
         if let Some(merged) = merge(&theirs, host) {
@@ -51,7 +65,9 @@ pub(super) fn merged(root: BorrowedFd<'_>, host: &str) -> Vec<(&'static str, Vec
 fn merge(theirs: &[u8], host: &str) -> Option<Vec<u8>> {
     let text = String::from_utf8_lossy(theirs);
     let known: std::collections::BTreeSet<String> = certificates(&text).map(squeeze).collect();
-    let missing: Vec<&str> = certificates(host).filter(|c| !known.contains(&squeeze(c))).collect();
+    let missing: Vec<&str> = certificates(host)
+        .filter(|c| !known.contains(&squeeze(c)))
+        .collect();
     if missing.is_empty() {
         return None;
     }
@@ -89,9 +105,18 @@ mod tests {
         let host = format!("# host\n{}\n{}\n", cert("AAAA"), cert("BBBB\nCCCC"));
         let theirs = format!("{}\r\n", cert("BBBB\r\nCCCC"));
         let merged = merge(theirs.as_bytes(), &host).unwrap();
-        assert_eq!(String::from_utf8(merged).unwrap(), format!("{theirs}{}\n", cert("AAAA")));
+        assert_eq!(
+            String::from_utf8(merged).unwrap(),
+            format!("{theirs}{}\n", cert("AAAA"))
+        );
         assert_eq!(merge(host.as_bytes(), &host), None);
-        assert_eq!(merge(b"", "no certificate, -----BEGIN CERTIFICATE-----"), None);
-        assert_eq!(merge(b"x", &cert("A")).unwrap(), format!("x\n{}\n", cert("A")).into_bytes());
+        assert_eq!(
+            merge(b"", "no certificate, -----BEGIN CERTIFICATE-----"),
+            None
+        );
+        assert_eq!(
+            merge(b"x", &cert("A")).unwrap(),
+            format!("x\n{}\n", cert("A")).into_bytes()
+        );
     }
 }

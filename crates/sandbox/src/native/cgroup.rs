@@ -24,7 +24,15 @@ use crate::rooted;
 
 /// Devices that an ordinary container may open: the standard ones, `/dev/console`, `/dev/ptmx` and terminals.
 const ALLOWED: &[(u32, Option<u32>)] = &[
-    (1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(1)), (5, Some(2)), (136, None),
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(0)),
+    (5, Some(1)),
+    (5, Some(2)),
+    (136, None),
 ];
 const PREFIX: &str = "bodkin-";
 
@@ -71,18 +79,27 @@ pub(super) struct Membership {
 
 impl Membership {
     pub(super) fn read() -> Membership {
-        std::fs::read_to_string("/proc/self/cgroup").map(|text| Membership::parse(&text)).unwrap_or_default()
+        std::fs::read_to_string("/proc/self/cgroup")
+            .map(|text| Membership::parse(&text))
+            .unwrap_or_default()
     }
 
     fn parse(text: &str) -> Membership {
         let mut found = Membership::default();
         for line in text.lines() {
             let mut fields = line.splitn(3, ':');
-            let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(id), Some(controllers), Some(path)) =
+                (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
             if id == "0" && controllers.is_empty() {
                 found.unified = Some(path.to_owned());
             } else {
-                found.legacy.push((controllers.split(',').map(str::to_owned).collect(), path.to_owned()));
+                found.legacy.push((
+                    controllers.split(',').map(str::to_owned).collect(),
+                    path.to_owned(),
+                ));
             }
         }
         found
@@ -98,17 +115,36 @@ impl Cgroups {
     /// Makes the engine's groups, as far as they can be made, and removes those of engines that are gone.
     pub(super) fn new() -> Cgroups {
         static INSTANCES: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{PREFIX}{}-{}", std::process::id(), INSTANCES.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{PREFIX}{}-{}",
+            std::process::id(),
+            INSTANCES.fetch_add(1, Ordering::Relaxed)
+        );
         let membership = Membership::read();
-        let unified = membership.unified.as_deref().and_then(|path| noted("unified", Unified::new(path, &name)));
-        let memory = membership.legacy.iter().find(|(c, _)| c.iter().any(|c| c == "memory"));
-        let memory = memory.and_then(|(controllers, path)| noted("memory", Legacy::new(controllers, path, &name)));
-        Cgroups { unified, memory, next: AtomicU64::new(0) }
+        let unified = membership
+            .unified
+            .as_deref()
+            .and_then(|path| noted("unified", Unified::new(path, &name)));
+        let memory = membership
+            .legacy
+            .iter()
+            .find(|(c, _)| c.iter().any(|c| c == "memory"));
+        let memory = memory
+            .and_then(|(controllers, path)| noted("memory", Legacy::new(controllers, path, &name)));
+        Cgroups {
+            unified,
+            memory,
+            next: AtomicU64::new(0),
+        }
     }
 
     /// No groups at all.
     pub(super) fn none() -> Cgroups {
-        Cgroups { unified: None, memory: None, next: AtomicU64::new(0) }
+        Cgroups {
+            unified: None,
+            memory: None,
+            next: AtomicU64::new(0),
+        }
     }
 
     /// Whether ordinary containers cannot use devices that they make.
@@ -119,7 +155,11 @@ impl Cgroups {
     /// Moves the calling thread to where containers inherit their group of old hierarchies from.
     pub(super) fn adopt_thread(&self) {
         if let Some(memory) = &self.memory {
-            let moved = write(memory.group.as_fd(), "tasks", &rustix::thread::gettid().to_string());
+            let moved = write(
+                memory.group.as_fd(),
+                "tasks",
+                &rustix::thread::gettid().to_string(),
+            );
             if let Err(e) = moved {
                 tracing::debug!(error = %e, "containers stay in the engine's memory group");
             }
@@ -131,13 +171,22 @@ impl Cgroups {
         let unified = match &self.unified {
             None => None,
             Some(unified) => {
-                let parent = if privileged { &unified.open } else { &unified.confined };
+                let parent = if privileged {
+                    &unified.open
+                } else {
+                    &unified.confined
+                };
                 let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
                 let dir = make(parent.as_fd(), &name)?;
                 Some((Arc::clone(parent), name, dir))
             }
         };
-        let memory = self.memory.as_ref().map(|m| (Arc::clone(&m.group), kills(m.group.as_fd(), "memory.oom_control")));
+        let memory = self.memory.as_ref().map(|m| {
+            (
+                Arc::clone(&m.group),
+                kills(m.group.as_fd(), "memory.oom_control"),
+            )
+        });
         Ok(Cgroup { unified, memory })
     }
 }
@@ -185,12 +234,23 @@ impl Unified {
         sweep(own.as_fd());
         let base = make(own.as_fd(), name)?;
         let (confined, open) = (make(base.as_fd(), "confined")?, make(base.as_fd(), "open")?);
-        let guarded = noted("device guard", sys::devices::restrict(confined.as_fd(), ALLOWED)).is_some();
+        let guarded = noted(
+            "device guard",
+            sys::devices::restrict(confined.as_fd(), ALLOWED),
+        )
+        .is_some();
         // Possible only where the engine's own group may have both processes and controllers below: at the root.
         for dir in [&own, &base, &confined, &open] {
             let _ = write(dir.as_fd(), "cgroup.subtree_control", "+memory");
         }
-        Ok(Unified { own, name: name.into(), base, confined: Arc::new(confined), open: Arc::new(open), guarded })
+        Ok(Unified {
+            own,
+            name: name.into(),
+            base,
+            confined: Arc::new(confined),
+            open: Arc::new(open),
+            guarded,
+        })
     }
 }
 
@@ -202,7 +262,11 @@ impl Unified {
         if let Some((point, root)) = mounted(&mounts)
             && let Some(inside) = path.strip_prefix(root.trim_end_matches('/'))
         {
-            let top = rustix::fs::open(point, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            let top = rustix::fs::open(
+                point,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
             return open(top.as_fd(), inside);
         }
         let mount = sys::mount::filesystem("cgroup2", &[], MountAttrFlags::empty());
@@ -217,7 +281,9 @@ fn mounted(mountinfo: &str) -> Option<(&str, &str)> {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, point, options) = (fields.next()?, fields.next()?, fields.next()?);
-        let fits = filesystem.starts_with("cgroup2 ") && options.split(',').any(|o| o == "rw") && !point.contains('\\');
+        let fits = filesystem.starts_with("cgroup2 ")
+            && options.split(',').any(|o| o == "rw")
+            && !point.contains('\\');
         fits.then_some((point, root))
     })
 }
@@ -229,21 +295,36 @@ impl Legacy {
             rustix::mount::fsconfig_set_flag(&fs, controller.as_str())?;
         }
         rustix::mount::fsconfig_create(&fs)?;
-        let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let mount =
+            rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
         let own = open(mount.as_fd(), path)?;
         sweep(own.as_fd());
         let group = Arc::new(make(own.as_fd(), name)?);
-        Ok(Legacy { own, name: name.into(), group })
+        Ok(Legacy {
+            own,
+            name: name.into(),
+            group,
+        })
     }
 }
 
 fn noted<T>(what: &str, result: io::Result<T>) -> Option<T> {
-    result.inspect_err(|e| tracing::debug!(what, error = %e, "control groups: not available")).ok()
+    result
+        .inspect_err(|e| tracing::debug!(what, error = %e, "control groups: not available"))
+        .ok()
 }
 
 fn open(dir: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     let path = path.trim_start_matches('/');
-    rooted::open(dir, if path.is_empty() { b"." } else { path.as_bytes() }, OFlags::RDONLY | OFlags::DIRECTORY)
+    rooted::open(
+        dir,
+        if path.is_empty() {
+            b"."
+        } else {
+            path.as_bytes()
+        },
+        OFlags::RDONLY | OFlags::DIRECTORY,
+    )
 }
 
 fn make(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
@@ -253,25 +334,39 @@ fn make(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 
 fn write(dir: BorrowedFd<'_>, file: &str, text: &str) -> io::Result<()> {
     let fd = rustix::fs::openat(dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(fd, text.as_bytes()).map(drop).map_err(Into::into)
+    rustix::io::write(fd, text.as_bytes())
+        .map(drop)
+        .map_err(Into::into)
 }
 
 /// The count of `oom_kill` in a file of a group; 0 when there is none.
 fn kills(dir: BorrowedFd<'_>, file: &str) -> u64 {
-    let Ok(fd) = rustix::fs::openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { return 0 };
+    let Ok(fd) = rustix::fs::openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return 0;
+    };
     let mut text = [0; 1024];
     let n = rustix::io::read(fd, &mut text).unwrap_or(0);
     let text = String::from_utf8_lossy(text.get(..n).unwrap_or_default()).into_owned();
-    text.lines().find_map(|l| l.strip_prefix("oom_kill ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|l| l.strip_prefix("oom_kill "))
+        .and_then(|n| n.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// Removes the groups of engines that are gone. Groups with living members stay, whoever's they are.
 fn sweep(own: BorrowedFd<'_>) {
     let Ok(dir) = Dir::read_from(own) else { return };
     for entry in dir.flatten() {
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        let engine = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
-        let Some(pid) = engine.and_then(rustix::process::Pid::from_raw) else { continue };
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
+        let engine = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
+        let Some(pid) = engine.and_then(rustix::process::Pid::from_raw) else {
+            continue;
+        };
         if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
             remove_tree(own, name, 0);
         }
@@ -304,20 +399,34 @@ mod tests {
 
     #[test]
     fn the_hosts_mount_is_found() {
-        let line = |root: &str, point: &str, options: &str, kind: &str| format!("41 31 0:38 {root} {point} {options} shared:9 - {kind} x rw,nsdelegate\n");
-        let text = line("/", "/proc", "rw", "proc") + &line("/", "/ro", "ro,nosuid", "cgroup2") + &line("/pod", "/sys/fs/cgroup", "rw,relatime", "cgroup2");
+        let line = |root: &str, point: &str, options: &str, kind: &str| {
+            format!("41 31 0:38 {root} {point} {options} shared:9 - {kind} x rw,nsdelegate\n")
+        };
+        let text = line("/", "/proc", "rw", "proc")
+            + &line("/", "/ro", "ro,nosuid", "cgroup2")
+            + &line("/pod", "/sys/fs/cgroup", "rw,relatime", "cgroup2");
         assert_eq!(mounted(&text), Some(("/sys/fs/cgroup", "/pod")));
-        assert_eq!(mounted(&line("/", "/sys/fs/cgroup/cpu", "rw", "cgroup")), None);
+        assert_eq!(
+            mounted(&line("/", "/sys/fs/cgroup/cpu", "rw", "cgroup")),
+            None
+        );
     }
 
     #[test]
     fn pure_and_mixed_hierarchies_are_told_apart() {
         let pure = Membership::parse("0::/system.slice/bodkin.service\n");
         assert!(pure.is_unified());
-        assert_eq!(pure.unified.as_deref(), Some("/system.slice/bodkin.service"));
-        let hybrid = Membership::parse("9:name=systemd:/\n4:memory:/pod/x:y\n3:cpu,cpuacct:/\n0::/\n");
+        assert_eq!(
+            pure.unified.as_deref(),
+            Some("/system.slice/bodkin.service")
+        );
+        let hybrid =
+            Membership::parse("9:name=systemd:/\n4:memory:/pod/x:y\n3:cpu,cpuacct:/\n0::/\n");
         assert!(!hybrid.is_unified());
-        assert_eq!(hybrid.legacy[1], (vec!["memory".to_owned()], "/pod/x:y".to_owned()));
+        assert_eq!(
+            hybrid.legacy[1],
+            (vec!["memory".to_owned()], "/pod/x:y".to_owned())
+        );
         assert_eq!(hybrid.legacy[2].0, ["cpu", "cpuacct"]);
         assert_eq!(Membership::parse(""), Membership::default());
     }

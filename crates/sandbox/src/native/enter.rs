@@ -25,11 +25,26 @@ pub(super) enum Op {
     /// Set the hostname.
     Hostname(Vec<u8>),
     /// Mount a new filesystem, remembering its root in a slot.
-    Mount { fstype: &'static CStr, options: Vec<(CString, Option<CString>)>, attrs: u32, target: Target, slot: usize },
+    Mount {
+        fstype: &'static CStr,
+        options: Vec<(CString, Option<CString>)>,
+        attrs: u32,
+        target: Target,
+        slot: usize,
+    },
     /// Mount what is detached, remembering its root in a slot.
-    Attach { mount: RawFd, target: Target, slot: usize },
+    Attach {
+        mount: RawFd,
+        target: Target,
+        slot: usize,
+    },
     /// Cover a path below a slot's mount, if it exists: a directory by `dir`, anything else by `file`.
-    Mask { slot: usize, path: CString, dir: RawFd, file: RawFd },
+    Mask {
+        slot: usize,
+        path: CString,
+        dir: RawFd,
+        file: RawFd,
+    },
     /// Make a path below a slot's mount read-only, if it exists.
     Readonly { slot: usize, path: CString },
     /// Let the kernel choose this process as any other when memory runs out; the slot holds procfs.
@@ -51,7 +66,13 @@ pub(super) enum Op {
     /// Install a system call filter.
     Filter(&'static [Instruction]),
     /// Become this user with these capabilities.
-    Credentials { uid: u32, gid: u32, groups: Vec<u32>, caps: caps::Sets, last_cap: u32 },
+    Credentials {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+        caps: caps::Sets,
+        last_cap: u32,
+    },
     /// Die when the engine dies; `engine` is its pidfd.
     DieWithEngine { engine: RawFd },
     /// Close every descriptor on exec but 0, 1, 2; move `status` to the init's place and keep it open there.
@@ -59,7 +80,12 @@ pub(super) enum Op {
     /// Give all signals their default action and unblock them.
     Signals,
     /// Execute the file that `program` is open on, or the first of `paths` that can be.
-    Exec { program: Option<RawFd>, paths: Vec<CString>, argv: Pointers, envp: Pointers },
+    Exec {
+        program: Option<RawFd>,
+        paths: Vec<CString>,
+        argv: Pointers,
+        envp: Pointers,
+    },
 }
 
 /// Where to mount.
@@ -102,7 +128,12 @@ type Slots = [RawFd; SLOTS];
 
 impl Child {
     pub(super) fn new(ops: Vec<Op>) -> Child {
-        Child { ops, failed: AtomicI32::new(-1), errno: AtomicI32::new(0), through: AtomicBool::new(false) }
+        Child {
+            ops,
+            failed: AtomicI32::new(-1),
+            errno: AtomicI32::new(0),
+            through: AtomicBool::new(false),
+        }
     }
 
     /// Whether the execution was reached.
@@ -126,7 +157,10 @@ impl Op {
             Op::Loopback => "bring the loopback device up".into(),
             Op::Hostname(name) => format!("set the hostname to `{}`", crate::error::shown(name)),
             Op::Mount { fstype, .. } => format!("mount {}", shown(fstype)),
-            Op::Attach { target: Target::Below { path, .. }, .. } => format!("mount on `{}`", shown(path)),
+            Op::Attach {
+                target: Target::Below { path, .. },
+                ..
+            } => format!("mount on `{}`", shown(path)),
             Op::Attach { .. } => "mount a directory".into(),
             Op::Mask { path, .. } => format!("mask `{}`", shown(path)),
             Op::Readonly { path, .. } => format!("make `{}` read-only", shown(path)),
@@ -181,20 +215,45 @@ type Answer = Result<usize, i32>;
 fn call(number: i64, args: [usize; 6]) -> Answer {
     // SAFETY: every caller below passes pointers to prepared data or to its own live locals, and sizes that match.
     let ret = unsafe { syscall(number, args) };
-    if ret < 0 { Err((ret as i32).wrapping_neg()) } else { Ok(ret as usize) }
+    if ret < 0 {
+        Err((ret as i32).wrapping_neg())
+    } else {
+        Ok(ret as usize)
+    }
 }
 
 fn run(op: &Op, slots: &mut Slots) -> Result<(), i32> {
     match op {
-        Op::Join { fd, kinds } => call(libc::SYS_setns, [*fd as usize, *kinds as usize, 0, 0, 0, 0]).map(drop),
+        Op::Join { fd, kinds } => {
+            call(libc::SYS_setns, [*fd as usize, *kinds as usize, 0, 0, 0, 0]).map(drop)
+        }
         Op::Loopback => loopback(),
-        Op::Hostname(name) => call(libc::SYS_sethostname, [name.as_ptr().addr(), name.len(), 0, 0, 0, 0]).map(drop),
-        Op::Mount { fstype, options, attrs, target, slot } => {
+        Op::Hostname(name) => call(
+            libc::SYS_sethostname,
+            [name.as_ptr().addr(), name.len(), 0, 0, 0, 0],
+        )
+        .map(drop),
+        Op::Mount {
+            fstype,
+            options,
+            attrs,
+            target,
+            slot,
+        } => {
             let root = mount(fstype, options, *attrs)?;
             place(root, target, *slot, slots)
         }
-        Op::Attach { mount, target, slot } => place(*mount as usize, target, *slot, slots),
-        Op::Mask { slot, path, dir, file } => mask(slot_of(slots, *slot), path, *dir, *file),
+        Op::Attach {
+            mount,
+            target,
+            slot,
+        } => place(*mount as usize, target, *slot, slots),
+        Op::Mask {
+            slot,
+            path,
+            dir,
+            file,
+        } => mask(slot_of(slots, *slot), path, *dir, *file),
         Op::Readonly { slot, path } => readonly(slot_of(slots, *slot), path),
         Op::Expendable { slot } => expendable(slot_of(slots, *slot)),
         Op::Keyring => {
@@ -226,11 +285,22 @@ fn run(op: &Op, slots: &mut Slots) -> Result<(), i32> {
         Op::Umask(mask) => call(libc::SYS_umask, [*mask as usize, 0, 0, 0, 0, 0]).map(drop),
         Op::Directory(path) => directory(path),
         Op::Filter(program) => filter(program),
-        Op::Credentials { uid, gid, groups, caps, last_cap } => credentials(*uid, *gid, groups, caps, *last_cap),
+        Op::Credentials {
+            uid,
+            gid,
+            groups,
+            caps,
+            last_cap,
+        } => credentials(*uid, *gid, groups, caps, *last_cap),
         Op::DieWithEngine { engine } => die_with(*engine),
         Op::Descriptors { status } => descriptors(*status),
         Op::Signals => signals(),
-        Op::Exec { program, paths, argv, envp } => exec(*program, paths, argv, envp),
+        Op::Exec {
+            program,
+            paths,
+            argv,
+            envp,
+        } => exec(*program, paths, argv, envp),
     }
 }
 
@@ -249,11 +319,35 @@ fn loopback() -> Result<(), i32> {
         flags: i16,
         rest: [u8; 22],
     }
-    let socket = call(libc::SYS_socket, [libc::AF_INET as usize, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize, 0, 0, 0, 0])?;
-    let mut request = Ifreq { name: [0; 16], flags: libc::IFF_UP as i16, rest: [0; 22] };
+    let socket = call(
+        libc::SYS_socket,
+        [
+            libc::AF_INET as usize,
+            (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize,
+            0,
+            0,
+            0,
+            0,
+        ],
+    )?;
+    let mut request = Ifreq {
+        name: [0; 16],
+        flags: libc::IFF_UP as i16,
+        rest: [0; 22],
+    };
     request.name[0] = b'l';
     request.name[1] = b'o';
-    let done = call(libc::SYS_ioctl, [socket, libc::SIOCSIFFLAGS as usize, (&raw mut request).addr(), 0, 0, 0]);
+    let done = call(
+        libc::SYS_ioctl,
+        [
+            socket,
+            libc::SIOCSIFFLAGS as usize,
+            (&raw mut request).addr(),
+            0,
+            0,
+            0,
+        ],
+    );
     close(socket);
     done.map(drop)
 }
@@ -271,9 +365,15 @@ fn mount(fstype: &CStr, options: &[(CString, Option<CString>)], attrs: u32) -> A
             Some(value) => (FSCONFIG_SET_STRING, value.as_ptr().addr()),
             None => (FSCONFIG_SET_FLAG, 0),
         };
-        call(libc::SYS_fsconfig, [context, command, key.as_ptr().addr(), value, 0, 0])?;
+        call(
+            libc::SYS_fsconfig,
+            [context, command, key.as_ptr().addr(), value, 0, 0],
+        )?;
     }
-    call(libc::SYS_fsconfig, [context, FSCONFIG_CMD_CREATE, 0, 0, 0, 0])?;
+    call(
+        libc::SYS_fsconfig,
+        [context, FSCONFIG_CMD_CREATE, 0, 0, 0, 0],
+    )?;
     let root = call(libc::SYS_fsmount, [context, 1, attrs as usize, 0, 0, 0])?;
     close(context);
     Ok(root)
@@ -296,18 +396,30 @@ fn place(mount: usize, target: &Target, slot: usize, slots: &mut Slots) -> Resul
 
 fn attach(mount: usize, target: usize) -> Result<(), i32> {
     let empty = c"".as_ptr().addr();
-    call(libc::SYS_move_mount, [mount, empty, target, empty, MOVE_EMPTY, 0]).map(drop)
+    call(
+        libc::SYS_move_mount,
+        [mount, empty, target, empty, MOVE_EMPTY, 0],
+    )
+    .map(drop)
 }
 
 fn copy_of(mount: usize) -> Answer {
     let flags = 1 | libc::O_CLOEXEC as usize | libc::AT_EMPTY_PATH as usize;
-    call(libc::SYS_open_tree, [mount, c"".as_ptr().addr(), flags, 0, 0, 0])
+    call(
+        libc::SYS_open_tree,
+        [mount, c"".as_ptr().addr(), flags, 0, 0, 0],
+    )
 }
 
 /// Opens a path below `dir` that must not contain links.
 fn beneath(dir: RawFd, path: &CStr) -> Answer {
     let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
-    openat2(dir, path, (libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u64, resolve)
+    openat2(
+        dir,
+        path,
+        (libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u64,
+        resolve,
+    )
 }
 
 fn openat2(dir: RawFd, path: &CStr, flags: u64, resolve: u64) -> Answer {
@@ -315,7 +427,17 @@ fn openat2(dir: RawFd, path: &CStr, flags: u64, resolve: u64) -> Answer {
     // The kernel does not follow `..` while anything is mounted or renamed anywhere.
     let mut tries = 0_u32;
     loop {
-        let fd = call(libc::SYS_openat2, [dir as usize, path.as_ptr().addr(), (&raw const how).addr(), size_of_val(&how), 0, 0]);
+        let fd = call(
+            libc::SYS_openat2,
+            [
+                dir as usize,
+                path.as_ptr().addr(),
+                (&raw const how).addr(),
+                size_of_val(&how),
+                0,
+                0,
+            ],
+        );
         if fd != Err(libc::EAGAIN) || tries > 100_000 {
             return fd;
         }
@@ -339,7 +461,17 @@ fn is_dir(fd: usize) -> Result<bool, i32> {
     // `struct statx` is 256 bytes; its mode lies at byte 28.
     let mut statx = [0_u16; 128];
     let empty = c"".as_ptr().addr();
-    call(libc::SYS_statx, [fd, empty, libc::AT_EMPTY_PATH as usize, libc::STATX_TYPE as usize, (&raw mut statx).addr(), 0])?;
+    call(
+        libc::SYS_statx,
+        [
+            fd,
+            empty,
+            libc::AT_EMPTY_PATH as usize,
+            libc::STATX_TYPE as usize,
+            (&raw mut statx).addr(),
+            0,
+        ],
+    )?;
     Ok(u32::from(statx[14]) & libc::S_IFMT == libc::S_IFDIR)
 }
 
@@ -351,7 +483,17 @@ fn readonly(dir: RawFd, path: &CStr) -> Result<(), i32> {
     let copy = copy_of(target)?;
     let attr: [u64; 4] = [libc::MOUNT_ATTR_RDONLY, 0, 0, 0];
     let empty = c"".as_ptr().addr();
-    call(libc::SYS_mount_setattr, [copy, empty, libc::AT_EMPTY_PATH as usize, (&raw const attr).addr(), size_of_val(&attr), 0])?;
+    call(
+        libc::SYS_mount_setattr,
+        [
+            copy,
+            empty,
+            libc::AT_EMPTY_PATH as usize,
+            (&raw const attr).addr(),
+            size_of_val(&attr),
+            0,
+        ],
+    )?;
     attach(copy, target)?;
     close(copy);
     close(target);
@@ -361,9 +503,22 @@ fn readonly(dir: RawFd, path: &CStr) -> Result<(), i32> {
 fn expendable(proc: RawFd) -> Result<(), i32> {
     // A new superblock of procfs made by this process: `self` is not a link that anybody else could have put there.
     let path = c"self/oom_score_adj".as_ptr().addr();
-    let file = call(libc::SYS_openat, [proc as usize, path, (libc::O_WRONLY | libc::O_CLOEXEC) as usize, 0, 0, 0])?;
+    let file = call(
+        libc::SYS_openat,
+        [
+            proc as usize,
+            path,
+            (libc::O_WRONLY | libc::O_CLOEXEC) as usize,
+            0,
+            0,
+            0,
+        ],
+    )?;
     let zero = b"0";
-    let written = call(libc::SYS_write, [file, zero.as_ptr().addr(), zero.len(), 0, 0, 0]);
+    let written = call(
+        libc::SYS_write,
+        [file, zero.as_ptr().addr(), zero.len(), 0, 0, 0],
+    );
     close(file);
     written.map(drop)
 }
@@ -373,21 +528,34 @@ fn pivot(root: RawFd) -> Result<(), i32> {
     call(libc::SYS_fchdir, [root as usize, 0, 0, 0, 0, 0])?;
     call(libc::SYS_pivot_root, [here, here, 0, 0, 0, 0])?;
     // The old root now lies on top of the new one.
-    call(libc::SYS_umount2, [here, libc::MNT_DETACH as usize, 0, 0, 0, 0])?;
+    call(
+        libc::SYS_umount2,
+        [here, libc::MNT_DETACH as usize, 0, 0, 0, 0],
+    )?;
     call(libc::SYS_chdir, [c"/".as_ptr().addr(), 0, 0, 0, 0, 0]).map(drop)
 }
 
 fn limit_to(limit: &Rlimit) {
     let mut old: [u64; 2] = [0; 2];
     let resource = limit.resource as usize;
-    if call(libc::SYS_prlimit64, [0, resource, 0, (&raw mut old).addr(), 0, 0]).is_err() {
+    if call(
+        libc::SYS_prlimit64,
+        [0, resource, 0, (&raw mut old).addr(), 0, 0],
+    )
+    .is_err()
+    {
         return;
     }
     let hard = limit.hard.min(old[1]);
     let wanted = [limit.hard, hard];
     for hard in wanted {
         let new: [u64; 2] = [limit.soft.min(hard), hard];
-        if call(libc::SYS_prlimit64, [0, resource, (&raw const new).addr(), 0, 0, 0]).is_ok() {
+        if call(
+            libc::SYS_prlimit64,
+            [0, resource, (&raw const new).addr(), 0, 0, 0],
+        )
+        .is_ok()
+        {
             return;
         }
     }
@@ -395,8 +563,23 @@ fn limit_to(limit: &Rlimit) {
 
 fn directory(path: &CStr) -> Result<(), i32> {
     let flags = (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u64;
-    let root = call(libc::SYS_openat, [libc::AT_FDCWD as usize, c"/".as_ptr().addr(), flags as usize, 0, 0, 0])?;
-    let dir = openat2(root as RawFd, path, flags, libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS)?;
+    let root = call(
+        libc::SYS_openat,
+        [
+            libc::AT_FDCWD as usize,
+            c"/".as_ptr().addr(),
+            flags as usize,
+            0,
+            0,
+            0,
+        ],
+    )?;
+    let dir = openat2(
+        root as RawFd,
+        path,
+        flags,
+        libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
+    )?;
     close(root);
     call(libc::SYS_fchdir, [dir, 0, 0, 0, 0, 0])?;
     close(dir);
@@ -409,13 +592,27 @@ fn filter(program: &[Instruction]) -> Result<(), i32> {
         len: u16,
         filter: *const Instruction,
     }
-    let program = Program { len: program.len() as u16, filter: program.as_ptr() };
+    let program = Program {
+        len: program.len() as u16,
+        filter: program.as_ptr(),
+    };
     let set_mode_filter = 1;
-    call(libc::SYS_seccomp, [set_mode_filter, 0, (&raw const program).addr(), 0, 0, 0]).map(drop)
+    call(
+        libc::SYS_seccomp,
+        [set_mode_filter, 0, (&raw const program).addr(), 0, 0, 0],
+    )
+    .map(drop)
 }
 
-fn credentials(uid: u32, gid: u32, groups: &[u32], caps: &caps::Sets, last_cap: u32) -> Result<(), i32> {
-    let prctl = |option: i32, a: usize, b: usize| call(libc::SYS_prctl, [option as usize, a, b, 0, 0, 0]);
+fn credentials(
+    uid: u32,
+    gid: u32,
+    groups: &[u32],
+    caps: &caps::Sets,
+    last_cap: u32,
+) -> Result<(), i32> {
+    let prctl =
+        |option: i32, a: usize, b: usize| call(libc::SYS_prctl, [option as usize, a, b, 0, 0, 0]);
     let mut cap = 0;
     while cap <= last_cap {
         if caps.bounding & 1_u64.wrapping_shl(cap) == 0 {
@@ -424,22 +621,54 @@ fn credentials(uid: u32, gid: u32, groups: &[u32], caps: &caps::Sets, last_cap: 
         cap = cap.wrapping_add(1);
     }
     prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;
-    call(libc::SYS_setgroups, [groups.len(), groups.as_ptr().addr(), 0, 0, 0, 0])?;
-    call(libc::SYS_setresgid, [gid as usize, gid as usize, gid as usize, 0, 0, 0])?;
-    call(libc::SYS_setresuid, [uid as usize, uid as usize, uid as usize, 0, 0, 0])?;
+    call(
+        libc::SYS_setgroups,
+        [groups.len(), groups.as_ptr().addr(), 0, 0, 0, 0],
+    )?;
+    call(
+        libc::SYS_setresgid,
+        [gid as usize, gid as usize, gid as usize, 0, 0, 0],
+    )?;
+    call(
+        libc::SYS_setresuid,
+        [uid as usize, uid as usize, uid as usize, 0, 0, 0],
+    )?;
     prctl(libc::PR_SET_KEEPCAPS, 0, 0)?;
     let header: [u32; 2] = [0x2008_0522, 0];
     let low = |set: u64| set as u32;
     let high = |set: u64| (set >> 32) as u32;
     let data: [u32; 6] = [
-        low(caps.effective), low(caps.permitted), low(caps.inheritable), high(caps.effective), high(caps.permitted), high(caps.inheritable),
+        low(caps.effective),
+        low(caps.permitted),
+        low(caps.inheritable),
+        high(caps.effective),
+        high(caps.permitted),
+        high(caps.inheritable),
     ];
-    call(libc::SYS_capset, [(&raw const header).addr(), (&raw const data).addr(), 0, 0, 0, 0])?;
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as usize, 0)?;
+    call(
+        libc::SYS_capset,
+        [
+            (&raw const header).addr(),
+            (&raw const data).addr(),
+            0,
+            0,
+            0,
+            0,
+        ],
+    )?;
+    prctl(
+        libc::PR_CAP_AMBIENT,
+        libc::PR_CAP_AMBIENT_CLEAR_ALL as usize,
+        0,
+    )?;
     let mut cap = 0;
     while cap <= last_cap {
         if caps.ambient & 1_u64.wrapping_shl(cap) != 0 {
-            prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as usize, cap as usize)?;
+            prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE as usize,
+                cap as usize,
+            )?;
         }
         cap = cap.wrapping_add(1);
     }
@@ -447,11 +676,31 @@ fn credentials(uid: u32, gid: u32, groups: &[u32], caps: &caps::Sets, last_cap: 
 }
 
 fn die_with(engine: RawFd) -> Result<(), i32> {
-    call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize, 0, 0, 0, 0])?;
+    call(
+        libc::SYS_prctl,
+        [
+            libc::PR_SET_PDEATHSIG as usize,
+            libc::SIGKILL as usize,
+            0,
+            0,
+            0,
+            0,
+        ],
+    )?;
     // The engine may have died before the line above took effect.
-    let mut poll = libc::pollfd { fd: engine, events: libc::POLLIN, revents: 0 };
-    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    match call(libc::SYS_ppoll, [(&raw mut poll).addr(), 1, (&raw const now).addr(), 0, 0, 0])? {
+    let mut poll = libc::pollfd {
+        fd: engine,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match call(
+        libc::SYS_ppoll,
+        [(&raw mut poll).addr(), 1, (&raw const now).addr(), 0, 0, 0],
+    )? {
         0 => Ok(()),
         _ => Err(libc::ESRCH),
     }
@@ -460,11 +709,18 @@ fn die_with(engine: RawFd) -> Result<(), i32> {
 fn descriptors(status: Option<RawFd>) -> Result<(), i32> {
     let mut first = 3_usize;
     if let Some(status) = status {
-        call(libc::SYS_dup3, [status as usize, crate::init::STATUS as usize, 0, 0, 0, 0])?;
+        call(
+            libc::SYS_dup3,
+            [status as usize, crate::init::STATUS as usize, 0, 0, 0, 0],
+        )?;
         first = 4;
     }
     let on_exec = 1 << 2;
-    call(libc::SYS_close_range, [first, u32::MAX as usize, on_exec, 0, 0, 0]).map(drop)
+    call(
+        libc::SYS_close_range,
+        [first, u32::MAX as usize, on_exec, 0, 0, 0],
+    )
+    .map(drop)
 }
 
 fn signals() -> Result<(), i32> {
@@ -473,27 +729,64 @@ fn signals() -> Result<(), i32> {
     let mut signal = 1;
     while signal <= 64 {
         if signal != libc::SIGKILL as usize && signal != libc::SIGSTOP as usize {
-            call(libc::SYS_rt_sigaction, [signal, (&raw const default).addr(), 0, 8, 0, 0])?;
+            call(
+                libc::SYS_rt_sigaction,
+                [signal, (&raw const default).addr(), 0, 8, 0, 0],
+            )?;
         }
         signal = signal.wrapping_add(1);
     }
     let none = 0_u64;
-    call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, (&raw const none).addr(), 0, 8, 0, 0]).map(drop)
+    call(
+        libc::SYS_rt_sigprocmask,
+        [
+            libc::SIG_SETMASK as usize,
+            (&raw const none).addr(),
+            0,
+            8,
+            0,
+            0,
+        ],
+    )
+    .map(drop)
 }
 
-fn exec(program: Option<RawFd>, paths: &[CString], argv: &Pointers, envp: &Pointers) -> Result<(), i32> {
+fn exec(
+    program: Option<RawFd>,
+    paths: &[CString],
+    argv: &Pointers,
+    envp: &Pointers,
+) -> Result<(), i32> {
     let (argv, envp) = (argv.array.as_ptr().addr(), envp.array.as_ptr().addr());
     if let Some(fd) = program {
-        call(libc::SYS_execveat, [fd as usize, c"".as_ptr().addr(), argv, envp, libc::AT_EMPTY_PATH as usize, 0])?;
+        call(
+            libc::SYS_execveat,
+            [
+                fd as usize,
+                c"".as_ptr().addr(),
+                argv,
+                envp,
+                libc::AT_EMPTY_PATH as usize,
+                0,
+            ],
+        )?;
     }
     let mut errno = libc::ENOENT;
     for path in paths {
-        let execute = || call(libc::SYS_execve, [path.as_ptr().addr(), argv, envp, 0, 0, 0]);
+        let execute = || {
+            call(
+                libc::SYS_execve,
+                [path.as_ptr().addr(), argv, envp, 0, 0, 0],
+            )
+        };
         let mut result = execute();
         let mut tries = 0_u32;
         // A program that was just written: another child may still hold the descriptor it was written by, until its own exec.
         while result == Err(libc::ETXTBSY) && tries < 100 {
-            let pause = libc::timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+            let pause = libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 2_000_000,
+            };
             let _ = call(libc::SYS_ppoll, [0, 0, (&raw const pause).addr(), 0, 0, 0]);
             result = execute();
             tries = tries.wrapping_add(1);

@@ -37,7 +37,10 @@ impl Flights {
         let number = state.next;
         state.next += 1;
         state.under_way.insert(number);
-        Flight { flights: Arc::clone(self), number }
+        Flight {
+            flights: Arc::clone(self),
+            number,
+        }
     }
 
     /// Waits until every start that is under way now has come to its program.
@@ -50,14 +53,23 @@ impl Flights {
             if left.is_zero() {
                 return;
             }
-            state = self.landed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .landed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.flights.state.lock().unwrap_or_else(PoisonError::into_inner).under_way.remove(&self.number);
+        self.flights
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .under_way
+            .remove(&self.number);
         self.flights.landed.notify_all();
     }
 }

@@ -60,7 +60,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cgroups: true, start_limit: Duration::from_secs(30) }
+        Options {
+            cgroups: true,
+            start_limit: Duration::from_secs(30),
+        }
     }
 }
 
@@ -105,10 +108,19 @@ impl Native {
     /// As for [`Native::new`].
     pub fn with(options: Options) -> Result<Native, StartError> {
         sys::process::forbid_dumping().step(|| "forbid dumping this process".into())?;
-        let engine = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).step(|| "open this process".into())?;
-        let dev = rustix::fs::open("/dev", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let engine = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+            .step(|| "open this process".into())?;
+        let dev = rustix::fs::open(
+            "/dev",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         let membership = cgroup::Membership::read();
-        let cgroups = Arc::new(if options.cgroups { cgroup::Cgroups::new() } else { cgroup::Cgroups::none() });
+        let cgroups = Arc::new(if options.cgroups {
+            cgroup::Cgroups::new()
+        } else {
+            cgroup::Cgroups::none()
+        });
         let shared = Shared {
             engine: high(engine)?,
             null: host_null()?,
@@ -117,14 +129,22 @@ impl Native {
             dev: dev.step(|| "open `/dev`".into())?,
             cgroups: Arc::clone(&cgroups),
             unified_only: membership.is_unified(),
-            protected: std::fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|t| t.starts_with('-')),
-            legacy: membership.legacy.into_iter().map(|(controllers, _)| controllers).collect(),
+            protected: std::fs::read_to_string("/proc/self/oom_score_adj")
+                .is_ok_and(|t| t.starts_with('-')),
+            legacy: membership
+                .legacy
+                .into_iter()
+                .map(|(controllers, _)| controllers)
+                .collect(),
             init: Mutex::new(None),
             capabilities: sys::process::bounding_set(),
             last_capability: sys::process::last_capability(),
         };
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-        Ok(Native { pool: Arc::new(spawner::Pool::new(threads, options.start_limit, &cgroups)?), shared: Arc::new(shared) })
+        Ok(Native {
+            pool: Arc::new(spawner::Pool::new(threads, options.start_limit, &cgroups)?),
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -138,7 +158,10 @@ impl Runtime for Native {
 
 fn check_no_nul(argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &Vec<u8>) -> Result<(), StartError> {
     match argv.iter().chain(env).chain([cwd]).find(|s| s.contains(&0)) {
-        Some(text) => Err(StartError::Spec(format!("`{}` contains a NUL byte", shown(text)))),
+        Some(text) => Err(StartError::Spec(format!(
+            "`{}` contains a NUL byte",
+            shown(text)
+        ))),
         None => Ok(()),
     }
 }
@@ -170,21 +193,81 @@ struct Rest {
 }
 
 impl Start {
-    fn prepare(shared: Arc<Shared>, pool: Weak<spawner::Pool>, spec: Spec) -> Result<Start, StartError> {
-        let Spec { root, mounts, argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, init, ca_bundle, rlimits } = spec;
+    fn prepare(
+        shared: Arc<Shared>,
+        pool: Weak<spawner::Pool>,
+        spec: Spec,
+    ) -> Result<Start, StartError> {
+        let Spec {
+            root,
+            mounts,
+            argv,
+            env,
+            cwd,
+            user,
+            hostname,
+            stdio,
+            net,
+            hosts,
+            resolv_conf,
+            privileged,
+            init,
+            ca_bundle,
+            rlimits,
+        } = spec;
         let authorities = ca_bundle.and_then(|path| ca::read_host(&path));
         let init = if init { Some(shared.init()?) } else { None };
         let root = parts::root(root)?;
-        let mounts = mounts.into_iter().map(parts::mount).collect::<Result<_, _>>()?;
-        let spec = Rest { argv, env, cwd, user, hostname, stdio, net, hosts, resolv_conf, privileged, rlimits, authorities };
-        Ok(Start { shared, pool, root, mounts, init, spec })
+        let mounts = mounts
+            .into_iter()
+            .map(parts::mount)
+            .collect::<Result<_, _>>()?;
+        let spec = Rest {
+            argv,
+            env,
+            cwd,
+            user,
+            hostname,
+            stdio,
+            net,
+            hosts,
+            resolv_conf,
+            privileged,
+            rlimits,
+            authorities,
+        };
+        Ok(Start {
+            shared,
+            pool,
+            root,
+            mounts,
+            init,
+            spec,
+        })
     }
 
     fn run(self, spawner: &mut spawner::Spawner) -> Result<Child, StartError> {
-        let cgroup = self.shared.cgroups.group(self.spec.privileged).step(|| "make the container's control group".into())?;
-        let cgroup_dir = cgroup.directory().map(|d| d.try_clone_to_owned()).transpose().step(|| "keep the control group".into())?;
-        let join = join::Join { pool: self.pool.clone(), shared: Arc::clone(&self.shared), cgroup: cgroup_dir, privileged: self.spec.privileged };
-        let mut after = After { stubs: stubs::Stubs::default(), cgroup, flights: Arc::clone(&self.shared.flights) };
+        let cgroup = self
+            .shared
+            .cgroups
+            .group(self.spec.privileged)
+            .step(|| "make the container's control group".into())?;
+        let cgroup_dir = cgroup
+            .directory()
+            .map(|d| d.try_clone_to_owned())
+            .transpose()
+            .step(|| "keep the control group".into())?;
+        let join = join::Join {
+            pool: self.pool.clone(),
+            shared: Arc::clone(&self.shared),
+            cgroup: cgroup_dir,
+            privileged: self.spec.privileged,
+        };
+        let mut after = After {
+            stubs: stubs::Stubs::default(),
+            cgroup,
+            flights: Arc::clone(&self.shared.flights),
+        };
         match self.spawn(spawner, &mut after) {
             Ok(mut child) => {
                 child.joiner = Some(Arc::new(join));
@@ -193,7 +276,9 @@ impl Start {
             }
             Err(e) => {
                 // The layers are only free to be tidied when nothing keeps them mounted.
-                spawner.come_home().step(|| "leave the container's namespaces".into())?;
+                spawner
+                    .come_home()
+                    .step(|| "leave the container's namespaces".into())?;
                 Box::new(after).tidy();
                 Err(e)
             }
@@ -201,13 +286,27 @@ impl Start {
     }
 
     fn spawn(self, spawner: &mut spawner::Spawner, after: &mut After) -> Result<Child, StartError> {
-        let Start { shared, pool: _, root, mounts, init, mut spec } = self;
+        let Start {
+            shared,
+            pool: _,
+            root,
+            mounts,
+            init,
+            mut spec,
+        } = self;
         let nodev = !spec.privileged && !shared.cgroups.guards_devices();
         let mut stage = Stage::new(spawner.fresh()?, root, nodev, &mut after.stubs)?;
         let dev = stage.system_mounts(spec.privileged.then(|| shared.dev.as_fd()))?;
-        let groups = if spec.privileged && !shared.unified_only { legacy_groups(&shared.legacy)? } else { None };
+        let groups = if spec.privileged && !shared.unified_only {
+            legacy_groups(&shared.legacy)?
+        } else {
+            None
+        };
         // Before the mounts: one that covers `/etc` hides these too.
-        for (target, contents) in [("/etc/hosts", spec.hosts.take()), ("/etc/resolv.conf", spec.resolv_conf.take())] {
+        for (target, contents) in [
+            ("/etc/hosts", spec.hosts.take()),
+            ("/etc/resolv.conf", spec.resolv_conf.take()),
+        ] {
             if let Some(contents) = contents {
                 stage.mount_text(target, contents)?;
             }
@@ -225,19 +324,31 @@ impl Start {
         stage.working_directory(&spec.cwd, &identity)?;
         let paths = stage.program(&spec.argv, &spec.env, &spec.cwd)?;
         stage.finish()?;
-        let terminal = if spec.stdio.terminal { Some(dev.terminal(identity.uid)?) } else { None };
+        let terminal = if spec.stdio.terminal {
+            Some(dev.terminal(identity.uid)?)
+        } else {
+            None
+        };
         let streams = Streams::new(spec.stdio, &shared.null, terminal.as_ref())?;
-        let status = if init.is_some() { Some(StatusPipe::new()?) } else { None };
+        let status = if init.is_some() {
+            Some(StatusPipe::new()?)
+        } else {
+            None
+        };
 
         let mut ops = Vec::with_capacity(48);
-        let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP;
+        let mut flags =
+            libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP;
         match &spec.net {
             Net::Host => {}
             Net::None => {
                 flags |= libc::CLONE_NEWNET;
                 ops.push(Op::Loopback);
             }
-            Net::Namespace(fd) => ops.push(Op::Join { fd: fd.as_raw_fd(), kinds: libc::CLONE_NEWNET }),
+            Net::Namespace(fd) => ops.push(Op::Join {
+                fd: fd.as_raw_fd(),
+                kinds: libc::CLONE_NEWNET,
+            }),
         }
         ops.push(Op::Hostname(spec.hostname.into_bytes()));
         system_ops(&mut ops, &stage, &dev, spec.privileged);
@@ -248,11 +359,19 @@ impl Start {
         if shared.protected {
             ops.push(Op::Expendable { slot: PROC });
         }
-        ops.push(Op::Pivot { root: stage.root.as_raw_fd() });
+        ops.push(Op::Pivot {
+            root: stage.root.as_raw_fd(),
+        });
         let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
         let program = match &init {
-            Some(fd) => Program::Init { file: fd.as_raw_fd(), argv: [vec![init::NAME.to_bytes().to_vec()], spec.argv].concat() },
-            None => Program::Itself { paths, argv: spec.argv },
+            Some(fd) => Program::Init {
+                file: fd.as_raw_fd(),
+                argv: [vec![init::NAME.to_bytes().to_vec()], spec.argv].concat(),
+            },
+            None => Program::Itself {
+                paths,
+                argv: spec.argv,
+            },
         };
         let process = Process {
             streams: streams.numbers(),
@@ -271,7 +390,17 @@ impl Start {
         let _flight = shared.flights.depart();
         let (pid, pidfd) = clone(spawner, flags, after.cgroup.directory(), ops, &name)?;
         drop(streams);
-        let child = Child { pid, pidfd: Arc::new(pidfd), target: None, terminal: terminal.map(|t| t.master), aftermath: None, ended: None, joiner: None, agents: Arc::default(), reaped: None };
+        let child = Child {
+            pid,
+            pidfd: Arc::new(pidfd),
+            target: None,
+            terminal: terminal.map(|t| t.master),
+            aftermath: None,
+            ended: None,
+            joiner: None,
+            agents: Arc::default(),
+            reaped: None,
+        };
         finish(child, status, shared.start_limit, &name)
     }
 }
@@ -300,7 +429,16 @@ fn clone(
     let argument = (&raw const child).cast_mut().cast();
     // SAFETY: `enter` upholds the rules of a vfork child, and `child` lives until after the call.
     #[expect(unsafe_code, reason = "the one place where a child is started")]
-    let cloned = unsafe { sys::clone::vfork(flags as u64, cgroup, &mut spawner.stack, &spawner.watch, enter::enter, argument) };
+    let cloned = unsafe {
+        sys::clone::vfork(
+            flags as u64,
+            cgroup,
+            &mut spawner.stack,
+            &spawner.watch,
+            enter::enter,
+            argument,
+        )
+    };
     let cloned = cloned.step(|| "start a process in new namespaces".into())?;
     if let Some((op, errno)) = child.failure() {
         let _ = sys::process::wait(&cloned.pidfd);
@@ -308,13 +446,20 @@ fn clone(
     }
     if !child.is_through() {
         let _ = sys::process::wait(&cloned.pidfd);
-        return Err(StartError::Spec(format!("`{program}` was killed before it was executed")));
+        return Err(StartError::Spec(format!(
+            "`{program}` was killed before it was executed"
+        )));
     }
     Ok((cloned.pid, cloned.pidfd))
 }
 
 /// Hears from the init whether the program runs.
-fn finish(mut child: Child, status: Option<StatusPipe>, limit: Duration, program: &str) -> Result<Child, StartError> {
+fn finish(
+    mut child: Child,
+    status: Option<StatusPipe>,
+    limit: Duration,
+    program: &str,
+) -> Result<Child, StartError> {
     let failed = match status.map(|s| s.wait(limit)).transpose() {
         Ok(None | Some(None)) => return Ok(child),
         Ok(Some(Some(errno))) => program_failure(program, errno),
@@ -343,14 +488,19 @@ enum Program {
     /// The init, which executes the program.
     Init { file: i32, argv: Vec<Vec<u8>> },
     /// The program.
-    Itself { paths: Vec<Vec<u8>>, argv: Vec<Vec<u8>> },
+    Itself {
+        paths: Vec<Vec<u8>>,
+        argv: Vec<Vec<u8>>,
+    },
 }
 
 impl Process {
     fn ops(self, shared: &Shared, ops: &mut Vec<Op>) -> Result<(), StartError> {
         ops.push(Op::Stdio(self.streams));
         let leads = matches!(self.program, Program::Itself { .. });
-        ops.push(Op::Session { terminal: self.terminal && leads });
+        ops.push(Op::Session {
+            terminal: self.terminal && leads,
+        });
         ops.push(Op::Umask(0o022));
         ops.extend(self.rlimits.into_iter().map(Op::Limit));
         ops.push(Op::Keyring);
@@ -366,8 +516,12 @@ impl Process {
             caps: Sets::of(self.privileged, shared.capabilities),
             last_cap: shared.last_capability,
         });
-        ops.push(Op::DieWithEngine { engine: shared.engine.as_raw_fd() });
-        ops.push(Op::Descriptors { status: self.status });
+        ops.push(Op::DieWithEngine {
+            engine: shared.engine.as_raw_fd(),
+        });
+        ops.push(Op::Descriptors {
+            status: self.status,
+        });
         ops.push(Op::Signals);
         let (program, paths, argv) = match self.program {
             Program::Init { file, argv } => (Some(file), Vec::new(), argv),
@@ -379,7 +533,12 @@ impl Process {
             env.retain(|e| e != b"HOME=");
             env.push([b"HOME=", home.as_slice()].concat());
         }
-        ops.push(Op::Exec { program, paths, argv: Pointers::new(strings(argv)?), envp: Pointers::new(strings(env)?) });
+        ops.push(Op::Exec {
+            program,
+            paths,
+            argv: Pointers::new(strings(argv)?),
+            envp: Pointers::new(strings(env)?),
+        });
         Ok(())
     }
 }
@@ -392,37 +551,97 @@ const OTHER: usize = 3;
 /// The filesystems that only the child can make, in its new pid, network and ipc namespaces.
 fn system_ops(ops: &mut Vec<Op>, stage: &Stage<'_>, dev: &dev::Dev, privileged: bool) {
     let safe = (libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC) as u32;
-    let readonly = if privileged { 0 } else { libc::MOUNT_ATTR_RDONLY as u32 };
+    let readonly = if privileged {
+        0
+    } else {
+        libc::MOUNT_ATTR_RDONLY as u32
+    };
     let at = |fd: BorrowedFd<'_>| Target::At(fd.as_raw_fd());
-    let mount = |fstype, attrs, target, slot| Op::Mount { fstype, options: Vec::new(), attrs, target, slot };
-    ops.extend(stage.place(Place::Proc).map(|fd| mount(c"proc", safe, at(fd), PROC)));
-    ops.extend(stage.place(Place::Sys).map(|fd| mount(c"sysfs", safe | readonly, at(fd), SYS)));
+    let mount = |fstype, attrs, target, slot| Op::Mount {
+        fstype,
+        options: Vec::new(),
+        attrs,
+        target,
+        slot,
+    };
+    ops.extend(
+        stage
+            .place(Place::Proc)
+            .map(|fd| mount(c"proc", safe, at(fd), PROC)),
+    );
+    ops.extend(
+        stage
+            .place(Place::Sys)
+            .map(|fd| mount(c"sysfs", safe | readonly, at(fd), SYS)),
+    );
     ops.push(mount(c"mqueue", safe, at(dev.mqueue.as_fd()), OTHER));
 }
 
 /// The control groups below `/sys/fs/cgroup`, seen from the container's own on. Old hierarchies are only for privileged
 /// containers, which may run an engine themselves.
-fn group_ops(ops: &mut Vec<Op>, shared: &Shared, privileged: bool, places: Option<&OwnedFd>) -> Result<(), StartError> {
+fn group_ops(
+    ops: &mut Vec<Op>,
+    shared: &Shared,
+    privileged: bool,
+    places: Option<&OwnedFd>,
+) -> Result<(), StartError> {
     let safe = (libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC) as u32;
-    let readonly = if privileged { 0 } else { libc::MOUNT_ATTR_RDONLY as u32 };
-    let top = || Target::Below { slot: SYS, path: c"fs/cgroup".into() };
+    let readonly = if privileged {
+        0
+    } else {
+        libc::MOUNT_ATTR_RDONLY as u32
+    };
+    let top = || Target::Below {
+        slot: SYS,
+        path: c"fs/cgroup".into(),
+    };
     if shared.unified_only {
-        ops.push(Op::Mount { fstype: c"cgroup2", options: Vec::new(), attrs: safe | readonly, target: top(), slot: GROUPS });
+        ops.push(Op::Mount {
+            fstype: c"cgroup2",
+            options: Vec::new(),
+            attrs: safe | readonly,
+            target: top(),
+            slot: GROUPS,
+        });
     }
     let Some(places) = places else { return Ok(()) };
-    ops.push(Op::Attach { mount: places.as_raw_fd(), target: top(), slot: GROUPS });
-    let below = |name: &str| Ok::<_, StartError>(Target::Below { slot: GROUPS, path: string(name.into())? });
+    ops.push(Op::Attach {
+        mount: places.as_raw_fd(),
+        target: top(),
+        slot: GROUPS,
+    });
+    let below = |name: &str| {
+        Ok::<_, StartError>(Target::Below {
+            slot: GROUPS,
+            path: string(name.into())?,
+        })
+    };
     for controllers in &shared.legacy {
         let mut options = Vec::new();
         for controller in controllers {
             match controller.strip_prefix("name=") {
-                Some(name) => options.extend([(c"none".to_owned(), None), (c"name".to_owned(), Some(string(name.into())?))]),
+                Some(name) => options.extend([
+                    (c"none".to_owned(), None),
+                    (c"name".to_owned(), Some(string(name.into())?)),
+                ]),
                 None => options.push((string(controller.as_str().into())?, None)),
             }
         }
-        ops.push(Op::Mount { fstype: c"cgroup", options, attrs: safe, target: below(&place_of(controllers))?, slot: OTHER });
+        ops.push(Op::Mount {
+            fstype: c"cgroup",
+            options,
+            attrs: safe,
+            target: below(&place_of(controllers))?,
+            slot: OTHER,
+        });
     }
-    ops.push(Op::Mount { fstype: c"cgroup2", options: Vec::new(), attrs: safe, target: below("unified")?, slot: OTHER });
+    ops.push(Op::Mount {
+        fstype: c"cgroup2",
+        options: Vec::new(),
+        attrs: safe,
+        target: below("unified")?,
+        slot: OTHER,
+    });
     Ok(())
 }
 
@@ -431,25 +650,62 @@ fn legacy_groups(hierarchies: &[Vec<String>]) -> Result<Option<OwnedFd>, StartEr
     if hierarchies.is_empty() {
         return Ok(None);
     }
-    let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let places = sys::mount::filesystem("tmpfs", &[("mode", "755"), ("size", "64k")], attrs)?;
-    for name in hierarchies.iter().map(|h| place_of(h)).chain(["unified".to_owned()]) {
-        rustix::fs::mkdirat(&places, &name, Mode::from_raw_mode(0o755)).step(|| format!("make a directory for control group `{name}`"))?;
+    for name in hierarchies
+        .iter()
+        .map(|h| place_of(h))
+        .chain(["unified".to_owned()])
+    {
+        rustix::fs::mkdirat(&places, &name, Mode::from_raw_mode(0o755))
+            .step(|| format!("make a directory for control group `{name}`"))?;
     }
     Ok(Some(places))
 }
 
 fn place_of(controllers: &[String]) -> String {
-    controllers.iter().map(|c| c.strip_prefix("name=").unwrap_or(c)).collect::<Vec<_>>().join(",").replace('/', "_")
+    controllers
+        .iter()
+        .map(|c| c.strip_prefix("name=").unwrap_or(c))
+        .collect::<Vec<_>>()
+        .join(",")
+        .replace('/', "_")
 }
 
 /// What an ordinary container must not see or change.
 fn mask_ops(ops: &mut Vec<Op>, stage: &Stage<'_>, dev: &dev::Dev) {
     let (dir, file) = (stage.empty().as_raw_fd(), dev.null.as_raw_fd());
     let path = |p: &&str| CString::new(*p).ok();
-    ops.extend(plan::MASKED_PROC.iter().filter_map(path).map(|path| Op::Mask { slot: PROC, path, dir, file }));
-    ops.extend(plan::MASKED_SYS.iter().filter_map(path).map(|path| Op::Mask { slot: SYS, path, dir, file }));
-    ops.extend(plan::READONLY_PROC.iter().filter_map(path).map(|path| Op::Readonly { slot: PROC, path }));
+    ops.extend(
+        plan::MASKED_PROC
+            .iter()
+            .filter_map(path)
+            .map(|path| Op::Mask {
+                slot: PROC,
+                path,
+                dir,
+                file,
+            }),
+    );
+    ops.extend(
+        plan::MASKED_SYS
+            .iter()
+            .filter_map(path)
+            .map(|path| Op::Mask {
+                slot: SYS,
+                path,
+                dir,
+                file,
+            }),
+    );
+    ops.extend(
+        plan::READONLY_PROC
+            .iter()
+            .filter_map(path)
+            .map(|path| Op::Readonly { slot: PROC, path }),
+    );
 }
 
 /// What the runtime tidies up after a container.
@@ -463,7 +719,9 @@ impl Aftermath for After {
     fn tidy(self: Box<Self>) -> Tidied {
         self.flights.let_land();
         self.stubs.remove();
-        Tidied { out_of_memory: self.cgroup.remove() }
+        Tidied {
+            out_of_memory: self.cgroup.remove(),
+        }
     }
 }
 
@@ -471,16 +729,30 @@ fn failure(op: &Op, errno: i32, program: &str) -> StartError {
     match op {
         Op::Exec { .. } if errno == libc::E2BIG => program_failure(program, errno),
         Op::Exec { program: None, .. } => program_failure(program, errno),
-        other => StartError::Step { step: other.describe(), source: std::io::Error::from_raw_os_error(errno) },
+        other => StartError::Step {
+            step: other.describe(),
+            source: std::io::Error::from_raw_os_error(errno),
+        },
     }
 }
 
 fn program_failure(program: &str, errno: i32) -> StartError {
     match errno {
-        libc::E2BIG => StartError::Spec(format!("the arguments and the environment of `{program}` are too long together")),
-        libc::ENOENT => StartError::UnknownProgram { name: program.into(), looked_in: "no such file, or its interpreter is missing".into() },
-        libc::EACCES => StartError::NotExecutable { name: program.into(), source: std::io::Error::from_raw_os_error(errno) },
-        errno => StartError::Step { step: format!("execute `{program}`"), source: std::io::Error::from_raw_os_error(errno) },
+        libc::E2BIG => StartError::Spec(format!(
+            "the arguments and the environment of `{program}` are too long together"
+        )),
+        libc::ENOENT => StartError::UnknownProgram {
+            name: program.into(),
+            looked_in: "no such file, or its interpreter is missing".into(),
+        },
+        libc::EACCES => StartError::NotExecutable {
+            name: program.into(),
+            source: std::io::Error::from_raw_os_error(errno),
+        },
+        errno => StartError::Step {
+            step: format!("execute `{program}`"),
+            source: std::io::Error::from_raw_os_error(errno),
+        },
     }
 }
 
@@ -494,9 +766,14 @@ impl Shared {
             return Ok(Arc::clone(fd));
         }
         if !init::available() {
-            return Err(StartError::Spec("this executable does not call `sandbox::init::maybe_run` and cannot be an init".into()));
+            return Err(StartError::Spec(
+                "this executable does not call `sandbox::init::maybe_run` and cannot be an init"
+                    .into(),
+            ));
         }
-        let fd = readonly_mount().or_else(|_| sealed_copy()).step(|| "keep this executable for containers to start with".into())?;
+        let fd = readonly_mount()
+            .or_else(|_| sealed_copy())
+            .step(|| "keep this executable for containers to start with".into())?;
         let fd = Arc::new(high(fd)?);
         *init = Some(Arc::clone(&fd));
         Ok(fd)
@@ -505,7 +782,10 @@ impl Shared {
 
 fn readonly_mount() -> std::io::Result<OwnedFd> {
     let mount = sys::mount::copy_of(rustix::fs::CWD, "/proc/self/exe".as_ref())?;
-    sys::mount::set_private(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID)?;
+    sys::mount::set_private(
+        &mount,
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID,
+    )?;
     Ok(mount)
 }
 
@@ -519,16 +799,22 @@ fn sealed_copy() -> std::io::Result<OwnedFd> {
     };
     let mut memory = std::fs::File::from(memory);
     std::io::copy(&mut &source, &mut memory)?;
-    rustix::fs::fcntl_add_seals(&memory, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    rustix::fs::fcntl_add_seals(
+        &memory,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
     Ok(memory.into())
 }
 
 /// The host's null device, for streams that nobody wants.
 fn host_null() -> Result<OwnedFd, StartError> {
-    let fd = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).step(|| "open `/dev/null`".into())?;
+    let fd = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .step(|| "open `/dev/null`".into())?;
     let stat = rustix::fs::fstat(&fd).step(|| "look at `/dev/null`".into())?;
     if stat.st_rdev != rustix::fs::makedev(1, 3) {
-        return Err(StartError::Spec("the host's `/dev/null` is not the null device".into()));
+        return Err(StartError::Spec(
+            "the host's `/dev/null` is not the null device".into(),
+        ));
     }
     high(fd)
 }
@@ -547,13 +833,21 @@ struct Streams {
 }
 
 impl Streams {
-    fn new(stdio: Stdio, null: &OwnedFd, terminal: Option<&dev::Terminal>) -> Result<Streams, StartError> {
+    fn new(
+        stdio: Stdio,
+        null: &OwnedFd,
+        terminal: Option<&dev::Terminal>,
+    ) -> Result<Streams, StartError> {
         let pick = |given: Option<OwnedFd>| match (terminal, given) {
-            (Some(terminal), _) => rustix::io::fcntl_dupfd_cloexec(&terminal.slave, 10).step(|| "copy the terminal's descriptor".into()),
+            (Some(terminal), _) => rustix::io::fcntl_dupfd_cloexec(&terminal.slave, 10)
+                .step(|| "copy the terminal's descriptor".into()),
             (None, Some(fd)) => high(fd),
-            (None, None) => rustix::io::fcntl_dupfd_cloexec(null.as_fd(), 10).step(|| "copy the descriptor of `/dev/null`".into()),
+            (None, None) => rustix::io::fcntl_dupfd_cloexec(null.as_fd(), 10)
+                .step(|| "copy the descriptor of `/dev/null`".into()),
         };
-        Ok(Streams { fds: [pick(stdio.stdin)?, pick(stdio.stdout)?, pick(stdio.stderr)?] })
+        Ok(Streams {
+            fds: [pick(stdio.stdin)?, pick(stdio.stdout)?, pick(stdio.stderr)?],
+        })
     }
 
     fn numbers(&self) -> [i32; 3] {
@@ -569,17 +863,29 @@ struct StatusPipe {
 
 impl StatusPipe {
     fn new() -> Result<StatusPipe, StartError> {
-        let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "make a pipe".into())?;
-        Ok(StatusPipe { ours, theirs: high(theirs)? })
+        let (ours, theirs) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "make a pipe".into())?;
+        Ok(StatusPipe {
+            ours,
+            theirs: high(theirs)?,
+        })
     }
 
     /// The errno of the failed execution; `None` when the program runs.
     fn wait(self, limit: Duration) -> Result<Option<i32>, StartError> {
         drop(self.theirs);
         let what = || "hear from the container's init".to_owned();
-        let limit = rustix::event::Timespec { tv_sec: limit.as_secs().max(1).try_into().unwrap_or(i64::MAX), tv_nsec: 0 };
-        let mut poll = [rustix::event::PollFd::new(&self.ours, rustix::event::PollFlags::IN)];
-        if rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&limit))).step(what)? == 0 {
+        let limit = rustix::event::Timespec {
+            tv_sec: limit.as_secs().max(1).try_into().unwrap_or(i64::MAX),
+            tv_nsec: 0,
+        };
+        let mut poll = [rustix::event::PollFd::new(
+            &self.ours,
+            rustix::event::PollFlags::IN,
+        )];
+        if rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&limit))).step(what)?
+            == 0
+        {
             return Err(rustix::io::Errno::TIMEDOUT).step(what);
         }
         let mut bytes = [0; 4];
@@ -591,7 +897,8 @@ impl StatusPipe {
 }
 
 fn string(bytes: Vec<u8>) -> Result<CString, StartError> {
-    CString::new(bytes).map_err(|e| StartError::Spec(format!("`{}` contains a NUL byte", shown(&e.into_vec()))))
+    CString::new(bytes)
+        .map_err(|e| StartError::Spec(format!("`{}` contains a NUL byte", shown(&e.into_vec()))))
 }
 
 fn strings(all: Vec<Vec<u8>>) -> Result<Vec<CString>, StartError> {

@@ -51,10 +51,18 @@ impl Drop for Pool {
 
 impl Pool {
     /// Starts `threads` threads.
-    pub(super) fn new(threads: usize, limit: Duration, cgroups: &Arc<Cgroups>) -> Result<Pool, StartError> {
+    pub(super) fn new(
+        threads: usize,
+        limit: Duration,
+        cgroups: &Arc<Cgroups>,
+    ) -> Result<Pool, StartError> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
-        let mut pool = Pool { jobs: Some(Mutex::new(jobs)), limit, threads: Vec::new() };
+        let mut pool = Pool {
+            jobs: Some(Mutex::new(jobs)),
+            limit,
+            threads: Vec::new(),
+        };
         for i in 0..threads.max(1) {
             let (queue, cgroups) = (Arc::clone(&queue), Arc::clone(cgroups));
             let (ready, started) = mpsc::channel();
@@ -82,7 +90,10 @@ impl Pool {
     /// Runs `job` on one of the threads and waits for its answer. A child that takes too long from its clone to its
     /// program is killed. The job must not start threads: they would share the
     /// spawner's root, and keep it from changing namespaces.
-    pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Spawner) -> Result<T, StartError> + Send + 'static) -> Result<T, StartError> {
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Spawner) -> Result<T, StartError> + Send + 'static,
+    ) -> Result<T, StartError> {
         let (answer, answered) = mpsc::sync_channel(1);
         let watch = Arc::new(Watch::default());
         let theirs = Arc::clone(&watch);
@@ -92,13 +103,18 @@ impl Pool {
             Box::new(move || drop(answer.send(result)))
         });
         let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-        jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job).map_err(|_| gone())?;
+        jobs.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(job)
+            .map_err(|_| gone())?;
         loop {
             match answered.recv_timeout(self.limit) {
                 Ok(answer) => return answer,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if watch.kill() {
-                        tracing::warn!("a container did not get to executing its program and was killed");
+                        tracing::warn!(
+                            "a container did not get to executing its program and was killed"
+                        );
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(gone()),
@@ -108,13 +124,18 @@ impl Pool {
 }
 
 fn gone() -> StartError {
-    StartError::Step { step: "start a container: its thread is gone".into(), source: io::ErrorKind::BrokenPipe.into() }
+    StartError::Step {
+        step: "start a container: its thread is gone".into(),
+        source: io::ErrorKind::BrokenPipe.into(),
+    }
 }
 
 fn serve(mut spawner: Spawner, queue: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         // The lock is held while waiting: the others wait for the lock instead of for the queue.
-        let Ok(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).recv() else { return };
+        let Ok(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).recv() else {
+            return;
+        };
         // A panic answers its caller by dropping the channel.
         let delivery = catch_unwind(AssertUnwindSafe(|| job(&mut spawner)));
         // Home first: until then this thread keeps the container's mounts alive.
@@ -155,28 +176,47 @@ pub(super) struct Workshop {
 
 impl Spawner {
     fn new() -> Result<Spawner, StartError> {
-        let proc = open("/proc/thread-self/ns", OFlags::PATH).step(|| "open `/proc/thread-self/ns`".into())?;
+        let proc = open("/proc/thread-self/ns", OFlags::PATH)
+            .step(|| "open `/proc/thread-self/ns`".into())?;
         sys::process::unshare_mounts().step(|| "get an own mount namespace".into())?;
         // Modes are what they say; the child sets the usual mask.
         rustix::process::umask(Mode::empty());
         build_home().step(|| "build the namespace that containers start from".into())?;
         let ns = |name: &str| {
-            rustix::fs::openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(|| format!("open the {name} namespace"))
+            rustix::fs::openat(&proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .step(|| format!("open the {name} namespace"))
         };
-        let spawner = Spawner { home: ns("mnt")?, pids: ns("pid")?, stack: Stack::new().step(|| "map a stack".into())?, watch: Arc::default() };
+        let spawner = Spawner {
+            home: ns("mnt")?,
+            pids: ns("pid")?,
+            stack: Stack::new().step(|| "map a stack".into())?,
+            watch: Arc::default(),
+        };
         Ok(spawner)
     }
 
     /// Enters a fresh copy of the tiny namespace, which becomes the next container's.
     pub(super) fn fresh(&self) -> Result<Workshop, StartError> {
         sys::process::unshare_mounts().step(|| "get an own mount namespace".into())?;
-        let dir = |name: &str| open(name, OFlags::PATH | OFlags::DIRECTORY).step(|| format!("open `{name}`"));
-        Ok(Workshop { root: dir(ROOT)?, scratch: dir(SCRATCH)?, files: dir(FILES)?, empty: dir(EMPTY)?, nodes: dir(NODES)? })
+        let dir = |name: &str| {
+            open(name, OFlags::PATH | OFlags::DIRECTORY).step(|| format!("open `{name}`"))
+        };
+        Ok(Workshop {
+            root: dir(ROOT)?,
+            scratch: dir(SCRATCH)?,
+            files: dir(FILES)?,
+            empty: dir(EMPTY)?,
+            nodes: dir(NODES)?,
+        })
     }
 
     /// Makes the next child a member of the pid namespace of this process.
     pub(super) fn join_pids(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
-        rustix::thread::move_into_thread_name_spaces(pidfd, rustix::thread::ThreadNameSpaceType::PROCESS_ID).map_err(Into::into)
+        rustix::thread::move_into_thread_name_spaces(
+            pidfd,
+            rustix::thread::ThreadNameSpaceType::PROCESS_ID,
+        )
+        .map_err(Into::into)
     }
 
     /// Leaves whatever namespaces a start has entered.
@@ -192,7 +232,9 @@ fn build_home() -> io::Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
     let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let tmpfs = |options: &[(&str, &str)], attrs| sys::mount::filesystem("tmpfs", options, attrs).map_err(|e| io::Error::other(e.to_string()));
+    let tmpfs = |options: &[(&str, &str)], attrs| {
+        sys::mount::filesystem("tmpfs", options, attrs).map_err(|e| io::Error::other(e.to_string()))
+    };
     let home = tmpfs(&[("mode", "700"), ("size", "64k")], attrs)?;
     for name in [ROOT, SCRATCH, FILES, EMPTY, NODES] {
         rustix::fs::mkdirat(&home, name, Mode::from_raw_mode(0o755))?;
@@ -204,7 +246,10 @@ fn build_home() -> io::Result<()> {
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir("/")?;
     dev::make_nodes(open(NODES, OFlags::PATH | OFlags::DIRECTORY)?.as_fd())?;
-    let empty = tmpfs(&[("mode", "755"), ("size", "4k"), ("nr_inodes", "2")], attrs | MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    let empty = tmpfs(
+        &[("mode", "755"), ("size", "4k"), ("nr_inodes", "2")],
+        attrs | MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )?;
     sys::mount::attach(&empty, open(EMPTY, OFlags::PATH | OFlags::DIRECTORY)?)
 }
 

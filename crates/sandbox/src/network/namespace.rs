@@ -47,12 +47,19 @@ pub fn alone() -> Result<OwnedFd, Problem> {
     let make = || {
         sys::netns::unshare().why("make a network namespace")?;
         let links = Socket::route().why("open a netlink socket")?;
-        links.apply(&link::alone()).why("bring the loopback device up")?;
+        links
+            .apply(&link::alone())
+            .why("bring the loopback device up")?;
         sys::netns::current().why("open the network namespace")
     };
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name("alone".to_owned()).spawn_scoped(scope, make).why("start a thread")?;
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let worker = thread::Builder::new()
+            .name("alone".to_owned())
+            .spawn_scoped(scope, make)
+            .why("start a thread")?;
+        worker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

@@ -13,15 +13,65 @@ use crate::{
 
 /// Names of capabilities by number.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT",
-    "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE",
-    "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ",
-    "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 const LIMITS: [&str; 16] = [
-    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE",
-    "RTPRIO", "RTTIME",
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
 ];
 
 /// What goes into the configuration.
@@ -56,7 +106,11 @@ impl Plan {
             privileged: spec.privileged,
             terminal: spec.stdio.terminal,
             own_net: !matches!(spec.net, Net::Host),
-            rlimits: spec.rlimits.iter().map(|l| (l.resource, l.soft, l.hard)).collect(),
+            rlimits: spec
+                .rlimits
+                .iter()
+                .map(|l| (l.resource, l.soft, l.hard))
+                .collect(),
             identity: Identity::default(),
             mounts: Vec::new(),
             net: None,
@@ -66,7 +120,12 @@ impl Plan {
     pub(super) fn json(&self) -> Value {
         let sets = Sets::of(self.privileged, sys::process::bounding_set());
         let names = |set: u64| -> Vec<String> {
-            NAMES.iter().enumerate().filter(|(bit, _)| set & (1 << bit) != 0).map(|(_, n)| format!("CAP_{n}")).collect()
+            NAMES
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| set & (1 << bit) != 0)
+                .map(|(_, n)| format!("CAP_{n}"))
+                .collect()
         };
         let limits: Vec<Value> = self
             .rlimits
@@ -97,9 +156,17 @@ impl Plan {
             "linux": { "namespaces": self.namespaces(), "resources": { "devices": self.devices() } },
         });
         if !self.privileged {
-            let below = |top: &str, paths: &[&str]| -> Vec<String> { paths.iter().map(|p| format!("{top}/{p}")).collect() };
+            let below = |top: &str, paths: &[&str]| -> Vec<String> {
+                paths.iter().map(|p| format!("{top}/{p}")).collect()
+            };
             let linux = &mut config["linux"];
-            linux["maskedPaths"] = json!([below("/proc", plan::MASKED_PROC), below("/sys", plan::MASKED_SYS)].concat());
+            linux["maskedPaths"] = json!(
+                [
+                    below("/proc", plan::MASKED_PROC),
+                    below("/sys", plan::MASKED_SYS)
+                ]
+                .concat()
+            );
             linux["readonlyPaths"] = json!(below("/proc", plan::READONLY_PROC));
             linux["seccomp"] = seccomp::oci();
         }
@@ -107,7 +174,10 @@ impl Plan {
     }
 
     fn namespaces(&self) -> Value {
-        let mut found: Vec<Value> = ["pid", "mount", "uts", "ipc"].iter().map(|kind| json!({ "type": kind })).collect();
+        let mut found: Vec<Value> = ["pid", "mount", "uts", "ipc"]
+            .iter()
+            .map(|kind| json!({ "type": kind }))
+            .collect();
         match (&self.net, self.own_net) {
             (Some(path), _) => found.push(json!({ "type": "network", "path": path })),
             (None, true) => found.push(json!({ "type": "network" })),
@@ -129,7 +199,11 @@ impl Plan {
     }
 
     fn mounts_json(&self) -> Vec<Value> {
-        let sys = if self.privileged { json!(["nosuid", "noexec", "nodev", "rw"]) } else { json!(["nosuid", "noexec", "nodev", "ro"]) };
+        let sys = if self.privileged {
+            json!(["nosuid", "noexec", "nodev", "rw"])
+        } else {
+            json!(["nosuid", "noexec", "nodev", "ro"])
+        };
         let mut mounts = vec![
             json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
             json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64m"] }),
@@ -156,7 +230,13 @@ mod tests {
 
     #[test]
     fn the_default_capabilities_have_dockers_names() {
-        let names: Vec<&str> = (0..41).filter(|bit| crate::caps::DEFAULT & (1 << bit) != 0).map(|bit| NAMES[bit]).collect();
-        assert_eq!(names.join(" "), "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP");
+        let names: Vec<&str> = (0..41)
+            .filter(|bit| crate::caps::DEFAULT & (1 << bit) != 0)
+            .map(|bit| NAMES[bit])
+            .collect();
+        assert_eq!(
+            names.join(" "),
+            "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP"
+        );
     }
 }

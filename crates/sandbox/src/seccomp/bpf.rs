@@ -37,11 +37,23 @@ pub(super) enum Action {
     Allow,
     Errno(u16),
     /// Allow when none of the mask's bits is set.
-    IfMasked { argument: Argument, mask: u32, else_errno: u16 },
+    IfMasked {
+        argument: Argument,
+        mask: u32,
+        else_errno: u16,
+    },
     /// Allow these values.
-    IfOneOf { argument: Argument, values: &'static [u32], else_errno: u16 },
+    IfOneOf {
+        argument: Argument,
+        values: &'static [u32],
+        else_errno: u16,
+    },
     /// Allow all but these values.
-    UnlessOneOf { argument: Argument, values: &'static [u32], errno: u16 },
+    UnlessOneOf {
+        argument: Argument,
+        values: &'static [u32],
+        errno: u16,
+    },
 }
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -72,13 +84,26 @@ pub(super) fn compile(sections: &[Section]) -> Vec<Instruction> {
 }
 
 fn op(code: u16, k: u32) -> Instruction {
-    Instruction { code, jt: 0, jf: 0, k }
+    Instruction {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
 }
 
 /// `body` when the comparison holds; what follows otherwise. `body` must end in returns.
 fn when(comparison: u16, k: u32, body: Vec<Instruction>) -> Vec<Instruction> {
     // Conditional jumps reach 255 instructions; an unconditional one reaches everything.
-    let mut code = vec![Instruction { code: comparison, jt: 1, jf: 0, k }, op(JUMP, body.len() as u32)];
+    let mut code = vec![
+        Instruction {
+            code: comparison,
+            jt: 1,
+            jf: 0,
+            k,
+        },
+        op(JUMP, body.len() as u32),
+    ];
     code.extend(body);
     code
 }
@@ -116,7 +141,12 @@ fn search(intervals: &[(u32, Action)]) -> Vec<Instruction> {
             let (low, high) = (search(low), search(high));
             match u8::try_from(low.len()) {
                 Ok(skip) => {
-                    let mut code = vec![Instruction { code: IF_AT_LEAST, jt: skip, jf: 0, k: boundary }];
+                    let mut code = vec![Instruction {
+                        code: IF_AT_LEAST,
+                        jt: skip,
+                        jf: 0,
+                        k: boundary,
+                    }];
                     code.extend(low);
                     code.extend(high);
                     code
@@ -140,7 +170,12 @@ fn decide(action: Action) -> Vec<Instruction> {
     let among = |argument, values: &[u32], others: Instruction, these: Instruction| {
         let mut code = vec![load(argument)];
         for (i, value) in values.iter().enumerate() {
-            code.push(Instruction { code: IF_EQUAL, jt: (values.len() - i) as u8, jf: 0, k: *value });
+            code.push(Instruction {
+                code: IF_EQUAL,
+                jt: (values.len() - i) as u8,
+                jf: 0,
+                k: *value,
+            });
         }
         code.extend([others, these]);
         code
@@ -148,11 +183,34 @@ fn decide(action: Action) -> Vec<Instruction> {
     match action {
         Action::Allow => vec![allow],
         Action::Errno(e) => vec![errno(e)],
-        Action::IfMasked { argument, mask, else_errno } => {
-            vec![load(argument), op(AND, mask), Instruction { code: IF_EQUAL, jt: 1, jf: 0, k: 0 }, errno(else_errno), allow]
+        Action::IfMasked {
+            argument,
+            mask,
+            else_errno,
+        } => {
+            vec![
+                load(argument),
+                op(AND, mask),
+                Instruction {
+                    code: IF_EQUAL,
+                    jt: 1,
+                    jf: 0,
+                    k: 0,
+                },
+                errno(else_errno),
+                allow,
+            ]
         }
-        Action::IfOneOf { argument, values, else_errno } => among(argument, values, errno(else_errno), allow),
-        Action::UnlessOneOf { argument, values, errno: e } => among(argument, values, allow, errno(e)),
+        Action::IfOneOf {
+            argument,
+            values,
+            else_errno,
+        } => among(argument, values, errno(else_errno), allow),
+        Action::UnlessOneOf {
+            argument,
+            values,
+            errno: e,
+        } => among(argument, values, allow, errno(e)),
     }
 }
 
@@ -187,7 +245,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_large_program_still_finds_every_number() {
-        let rules: Vec<Rule> = (0..2000).map(|n| Rule { number: n, action: Action::Errno(n as u16 % 3 + 1) }).collect();
+        let rules: Vec<Rule> = (0..2000)
+            .map(|n| Rule {
+                number: n,
+                action: Action::Errno(n as u16 % 3 + 1),
+            })
+            .collect();
         let program = compile(&[Section { arch: 7, rules }]);
         for number in 0..2000 {
             assert_eq!(run(&program, 7, number, 0), ERRNO | (number % 3 + 1));
@@ -198,8 +261,20 @@ pub(super) mod tests {
 
     #[test]
     fn gaps_between_rules_are_newer_calls() {
-        let rules = vec![Rule { number: 5, action: Action::Allow }, Rule { number: 9, action: Action::Allow }];
-        let found: Vec<u32> = intervals(&rules).into_iter().map(|(from, _)| from).collect();
+        let rules = vec![
+            Rule {
+                number: 5,
+                action: Action::Allow,
+            },
+            Rule {
+                number: 9,
+                action: Action::Allow,
+            },
+        ];
+        let found: Vec<u32> = intervals(&rules)
+            .into_iter()
+            .map(|(from, _)| from)
+            .collect();
         assert_eq!(found, [0, 5, 6, 9, 10]);
     }
 }

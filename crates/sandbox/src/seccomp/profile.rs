@@ -12,9 +12,15 @@ const X32_BIT: u32 = 0x4000_0000;
 /// A machine: its own architecture and those whose programs it can also run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Machine {
-    #[cfg_attr(all(not(test), not(target_arch = "x86_64")), expect(dead_code, reason = "the other machine"))]
+    #[cfg_attr(
+        all(not(test), not(target_arch = "x86_64")),
+        expect(dead_code, reason = "the other machine")
+    )]
     X86,
-    #[cfg_attr(all(not(test), not(target_arch = "aarch64")), expect(dead_code, reason = "the other machine"))]
+    #[cfg_attr(
+        all(not(test), not(target_arch = "aarch64")),
+        expect(dead_code, reason = "the other machine")
+    )]
     Arm,
 }
 
@@ -41,22 +47,55 @@ pub(super) fn sections(machine: Machine) -> Vec<Section> {
         Machine::X86 => {
             let mut native = rules(Column::X86_64, 0);
             native.extend(rules(Column::X32, X32_BIT));
-            vec![Section { arch: 0xC000_003E, rules: native }, Section { arch: 0x4000_0003, rules: rules(Column::I386, 0) }]
+            vec![
+                Section {
+                    arch: 0xC000_003E,
+                    rules: native,
+                },
+                Section {
+                    arch: 0x4000_0003,
+                    rules: rules(Column::I386, 0),
+                },
+            ]
         }
         Machine::Arm => {
             let mut arm = rules(Column::Arm, 0);
             // breakpoint, cacheflush and set_tls lie in a range of their own.
-            arm.extend([0xF_0001, 0xF_0002, 0xF_0005].map(|number| Rule { number, action: Action::Allow }));
-            vec![Section { arch: 0xC000_00B7, rules: rules(Column::Aarch64, 0) }, Section { arch: 0x4000_0028, rules: arm }]
+            arm.extend([0xF_0001, 0xF_0002, 0xF_0005].map(|number| Rule {
+                number,
+                action: Action::Allow,
+            }));
+            vec![
+                Section {
+                    arch: 0xC000_00B7,
+                    rules: rules(Column::Aarch64, 0),
+                },
+                Section {
+                    arch: 0x4000_0028,
+                    rules: arm,
+                },
+            ]
         }
     }
 }
 
 /// One rule for each known number, refusals included: what follows the last one is newer than this list.
 fn rules(column: Column, marker: u32) -> Vec<Rule> {
-    let allowed: Vec<(u32, Action)> = lines().filter_map(|(name, numbers)| Some((numbers[column as usize]?, action(name)))).collect();
-    let last = allowed.iter().map(|(n, _)| *n).max().unwrap_or(0).max(NEWEST);
-    let mut rules: Vec<Rule> = (0..=last).map(|number| Rule { number: number | marker, action: Action::Errno(EPERM) }).collect();
+    let allowed: Vec<(u32, Action)> = lines()
+        .filter_map(|(name, numbers)| Some((numbers[column as usize]?, action(name))))
+        .collect();
+    let last = allowed
+        .iter()
+        .map(|(n, _)| *n)
+        .max()
+        .unwrap_or(0)
+        .max(NEWEST);
+    let mut rules: Vec<Rule> = (0..=last)
+        .map(|number| Rule {
+            number: number | marker,
+            action: Action::Errno(EPERM),
+        })
+        .collect();
     for (number, action) in allowed {
         if let Some(rule) = rules.get_mut(number as usize) {
             rule.action = action;
@@ -71,13 +110,25 @@ const NEWEST: u32 = 469;
 fn action(name: &str) -> Action {
     match name {
         // New namespaces would bring capabilities over them. The kernel looks at the lower half of the flags only.
-        "clone" => Action::IfMasked { argument: Argument(0), mask: 0x7E02_0000, else_errno: EPERM },
+        "clone" => Action::IfMasked {
+            argument: Argument(0),
+            mask: 0x7E02_0000,
+            else_errno: EPERM,
+        },
         // Its flags lie in memory, where a filter cannot look: programs fall back to `clone`.
         "clone3" => Action::Errno(ENOSYS),
         // Ordinary Linux, 32-bit, without address randomisation, both, and the question which one it is.
-        "personality" => Action::IfOneOf { argument: Argument(0), values: &[0, 0x8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF], else_errno: EPERM },
+        "personality" => Action::IfOneOf {
+            argument: Argument(0),
+            values: &[0, 0x8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF],
+            else_errno: EPERM,
+        },
         // The kernel's crypto (CVE-2026-31431) and virtual machine sockets are not namespaced.
-        "socket" => Action::UnlessOneOf { argument: Argument(0), values: &[38, 40], errno: EPERM },
+        "socket" => Action::UnlessOneOf {
+            argument: Argument(0),
+            values: &[38, 40],
+            errno: EPERM,
+        },
         _ => Action::Allow,
     }
 }
@@ -94,14 +145,24 @@ pub(crate) fn oci() -> serde_json::Value {
     for (name, _) in lines() {
         match action(name) {
             Action::Allow => plain.push(name),
-            Action::Errno(errno) => rules.push(json!({ "names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno })),
+            Action::Errno(errno) => rules
+                .push(json!({ "names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno })),
             Action::IfMasked { mask, .. } => rules.push(rule(name, "SCMP_CMP_MASKED_EQ", mask, 0)),
-            Action::IfOneOf { values, .. } => rules.extend(values.iter().map(|v| rule(name, "SCMP_CMP_EQ", *v, 0))),
+            Action::IfOneOf { values, .. } => {
+                rules.extend(values.iter().map(|v| rule(name, "SCMP_CMP_EQ", *v, 0)))
+            }
             Action::UnlessOneOf { values, .. } => {
                 // Conditions of several rules are alternatives: the gaps between the values, as ranges.
-                let (first, last) = (values.first().copied().unwrap_or(0), values.last().copied().unwrap_or(0));
+                let (first, last) = (
+                    values.first().copied().unwrap_or(0),
+                    values.last().copied().unwrap_or(0),
+                );
                 rules.push(rule(name, "SCMP_CMP_LT", first, 0));
-                rules.extend((first..last).filter(|v| !values.contains(v)).map(|v| rule(name, "SCMP_CMP_EQ", v, 0)));
+                rules.extend(
+                    (first..last)
+                        .filter(|v| !values.contains(v))
+                        .map(|v| rule(name, "SCMP_CMP_EQ", v, 0)),
+                );
                 rules.push(rule(name, "SCMP_CMP_GT", last, 0));
             }
         }
@@ -115,12 +176,15 @@ pub(crate) fn oci() -> serde_json::Value {
 }
 
 fn lines() -> impl Iterator<Item = (&'static str, [Option<u32>; 5])> {
-    ALLOWED.lines().filter(|l| !l.starts_with('#')).filter_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let name = fields.next()?;
-        let mut number = || fields.next().and_then(|f| f.parse().ok());
-        Some((name, [number(), number(), number(), number(), number()]))
-    })
+    ALLOWED
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let name = fields.next()?;
+            let mut number = || fields.next().and_then(|f| f.parse().ok());
+            Some((name, [number(), number(), number(), number(), number()]))
+        })
 }
 
 #[cfg(test)]
@@ -148,7 +212,13 @@ mod tests {
     fn every_line_of_the_list_has_a_name_and_five_columns() {
         for line in ALLOWED.lines().filter(|l| !l.starts_with('#')) {
             let fields: Vec<_> = line.split_ascii_whitespace().collect();
-            assert!(fields.len() == 6 && fields[1..].iter().all(|f| *f == "-" || f.parse::<u32>().is_ok_and(|n| n < 1024)), "{line}");
+            assert!(
+                fields.len() == 6
+                    && fields[1..]
+                        .iter()
+                        .all(|f| *f == "-" || f.parse::<u32>().is_ok_and(|n| n < 1024)),
+                "{line}"
+            );
         }
         assert!(lines().count() > 350);
     }
@@ -163,8 +233,9 @@ mod tests {
             (Machine::Arm, 0x4000_0028, Column::Arm, 0),
         ] {
             let program = compile(&sections(machine));
-            let allowed: std::collections::HashMap<u32, Action> =
-                lines().filter_map(|(name, n)| Some((n[column as usize]?, action(name)))).collect();
+            let allowed: std::collections::HashMap<u32, Action> = lines()
+                .filter_map(|(name, n)| Some((n[column as usize]?, action(name))))
+                .collect();
             let last = allowed.keys().copied().max().unwrap().max(NEWEST);
             for number in 0..2000 {
                 let expected = match allowed.get(&number) {
@@ -173,7 +244,11 @@ mod tests {
                     None if number > last => 0x5_0000 | u32::from(ENOSYS),
                     None => 0x5_0000 | u32::from(EPERM),
                 };
-                assert_eq!(run(&program, arch, number | marker, 0), expected, "{column:?} {number}");
+                assert_eq!(
+                    run(&program, arch, number | marker, 0),
+                    expected,
+                    "{column:?} {number}"
+                );
             }
         }
     }
@@ -185,20 +260,72 @@ mod tests {
         assert_eq!(x86(56, 0x1000_0011), Err(1), "clone with a user namespace");
         assert_eq!(x86(56, 0x0002_0011), Err(1), "clone with a mount namespace");
         assert_eq!(x86(435, 0), Err(38), "clone3");
-        assert_eq!((x86(135, 0xFFFF_FFFF), x86(135, 0x20008), x86(135, 0x1)), (Ok(()), Ok(()), Err(1)), "personality");
-        assert_eq!((x86(41, 2), x86(41, 38), x86(41, 39), x86(41, 40), x86(41, 41)), (Ok(()), Err(1), Ok(()), Err(1), Ok(())), "socket");
-        assert_eq!(x86(41, (1 << 32) | 40), Err(1), "the kernel ignores the upper half, and so must the filter");
-        assert_eq!(answer(Machine::X86, I386, 120, 0x1000_0011), Err(1), "clone on i386");
-        assert_eq!(answer(Machine::X86, I386, 359, 38), Err(1), "socket on i386");
+        assert_eq!(
+            (x86(135, 0xFFFF_FFFF), x86(135, 0x20008), x86(135, 0x1)),
+            (Ok(()), Ok(()), Err(1)),
+            "personality"
+        );
+        assert_eq!(
+            (
+                x86(41, 2),
+                x86(41, 38),
+                x86(41, 39),
+                x86(41, 40),
+                x86(41, 41)
+            ),
+            (Ok(()), Err(1), Ok(()), Err(1), Ok(())),
+            "socket"
+        );
+        assert_eq!(
+            x86(41, (1 << 32) | 40),
+            Err(1),
+            "the kernel ignores the upper half, and so must the filter"
+        );
+        assert_eq!(
+            answer(Machine::X86, I386, 120, 0x1000_0011),
+            Err(1),
+            "clone on i386"
+        );
+        assert_eq!(
+            answer(Machine::X86, I386, 359, 38),
+            Err(1),
+            "socket on i386"
+        );
     }
 
     #[test]
     fn what_reaches_the_host_is_refused() {
-        for (number, name) in [(165, "mount"), (272, "unshare"), (308, "setns"), (321, "bpf"), (248, "add_key"), (246, "kexec_load"), (175, "init_module"), (425, "io_uring_setup"), (304, "open_by_handle_at"), (298, "perf_event_open"), (323, "userfaultfd"), (103, "syslog"), (169, "reboot")] {
+        for (number, name) in [
+            (165, "mount"),
+            (272, "unshare"),
+            (308, "setns"),
+            (321, "bpf"),
+            (248, "add_key"),
+            (246, "kexec_load"),
+            (175, "init_module"),
+            (425, "io_uring_setup"),
+            (304, "open_by_handle_at"),
+            (298, "perf_event_open"),
+            (323, "userfaultfd"),
+            (103, "syslog"),
+            (169, "reboot"),
+        ] {
             assert_eq!(answer(Machine::X86, X86_64, number, 0), Err(1), "{name}");
         }
-        assert_eq!(answer(Machine::X86, X86_64, 1000, 0), Err(38), "newer than the list");
-        assert_eq!(answer(Machine::X86, 0xC000_00B7, 0, 0), Err(38), "another architecture");
-        assert_eq!(answer(Machine::Arm, 0x4000_0028, 0xF_0002, 0), Ok(()), "cacheflush");
+        assert_eq!(
+            answer(Machine::X86, X86_64, 1000, 0),
+            Err(38),
+            "newer than the list"
+        );
+        assert_eq!(
+            answer(Machine::X86, 0xC000_00B7, 0, 0),
+            Err(38),
+            "another architecture"
+        );
+        assert_eq!(
+            answer(Machine::Arm, 0x4000_0028, 0xF_0002, 0),
+            Ok(()),
+            "cacheflush"
+        );
     }
 }

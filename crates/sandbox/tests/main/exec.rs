@@ -19,7 +19,12 @@ fn spec(script: &str) -> ExecSpec {
         env: vec![b"PATH=/bin".to_vec(), b"B=2".to_vec()],
         cwd: b"/tmp".to_vec(),
         user: UserSpec::default(),
-        stdio: Stdio { stdin: None, stdout: None, stderr: None, terminal: false },
+        stdio: Stdio {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            terminal: false,
+        },
         privileged: false,
     }
 }
@@ -53,14 +58,29 @@ fn root_a_second_process_shares_everything_but_its_own_setup() {
     }
     let image = Image::new();
     let (mut child, stdin) = waiting(&image);
-    let (out, exit) = exec(&child, spec("cat file; echo $B; pwd; hostname; ps | grep -c '[.]init'; ls /sys/class/net; exit 4")).unwrap();
-    assert_eq!((out.as_str(), exit), ("here\n2\n/tmp\nbox\n1\nlo\n", Exit::Code(4)));
+    let (out, exit) = exec(
+        &child,
+        spec("cat file; echo $B; pwd; hostname; ps | grep -c '[.]init'; ls /sys/class/net; exit 4"),
+    )
+    .unwrap();
+    assert_eq!(
+        (out.as_str(), exit),
+        ("here\n2\n/tmp\nbox\n1\nlo\n", Exit::Code(4))
+    );
 
     let (out, _) = exec(&child, spec("ls /proc/self/fd; grep -E '^(CapEff|CapBnd|Seccomp:)' /proc/self/status; cat /proc/self/cgroup | sort -u | head -1; true")).unwrap();
-    assert_eq!(out.split_whitespace().take(10).collect::<Vec<_>>().join(" "), "0 1 2 3 CapEff: 00000000a80425fb CapBnd: 00000000a80425fb Seccomp: 2");
+    assert_eq!(
+        out.split_whitespace()
+            .take(10)
+            .collect::<Vec<_>>()
+            .join(" "),
+        "0 1 2 3 CapEff: 00000000a80425fb CapBnd: 00000000a80425fb Seccomp: 2"
+    );
 
     let mut as_user = spec("id -u; id -g");
-    as_user.user = UserSpec { name: "build".into() };
+    as_user.user = UserSpec {
+        name: "build".into(),
+    };
     assert_eq!(exec(&child, as_user).unwrap().0, "1000\n1000\n");
     drop(stdin);
     assert_eq!(child.wait_blocking().unwrap(), Exit::Code(0));
@@ -85,10 +105,16 @@ fn root_what_cannot_be_executed_is_named() {
     check(missing, "cannot enter the working directory `/missing`");
     let mut descriptor = spec("");
     descriptor.cwd = b"/proc/self/fd/7".to_vec();
-    check(descriptor, "cannot enter the working directory `/proc/self/fd/7`");
+    check(
+        descriptor,
+        "cannot enter the working directory `/proc/self/fd/7`",
+    );
     let mut more = spec("");
     more.privileged = true;
-    check(more, "a process cannot have more privileges than its container");
+    check(
+        more,
+        "a process cannot have more privileges than its container",
+    );
 }
 
 #[test]
@@ -105,8 +131,14 @@ fn root_the_container_ends_although_nobody_waits_for_the_second_process() {
     drop(stdin);
     let mut text = String::new();
     out.read_to_string(&mut text).unwrap();
-    assert_eq!((text.as_str(), child.wait_blocking().unwrap()), ("", Exit::Code(0)));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert_eq!(
+        (text.as_str(), child.wait_blocking().unwrap()),
+        ("", Exit::Code(0))
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     assert_eq!(runtime.block_on(second.wait()).unwrap(), Exit::Signal(9));
     assert!(child.exec(spec("true")).is_err(), "the container has ended");
 }
@@ -130,7 +162,12 @@ fn root_a_second_process_has_its_own_terminal() {
         out.extend_from_slice(&chunk[..n]);
     }
     assert_eq!(process.wait_blocking().unwrap(), Exit::Code(0));
-    assert_eq!(String::from_utf8_lossy(&out).replace('\r', "").replacen("go\n", "", 1), "/dev/pts/0\n20 30\n\n");
+    assert_eq!(
+        String::from_utf8_lossy(&out)
+            .replace('\r', "")
+            .replacen("go\n", "", 1),
+        "/dev/pts/0\n20 30\n\n"
+    );
 }
 
 #[test]
@@ -143,7 +180,11 @@ fn root_a_container_cannot_hold_up_the_engine_by_stopping_what_joins_it() {
     let runtime = Native::with(options).unwrap();
     let image = Image::new();
     // Stops every process but itself, as fast as it can.
-    let (child, out) = start(&runtime, image.script("echo ready; while :; do kill -STOP -1 2> /dev/null; done")).unwrap();
+    let (child, out) = start(
+        &runtime,
+        image.script("echo ready; while :; do kill -STOP -1 2> /dev/null; done"),
+    )
+    .unwrap();
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line).unwrap();
     let mut stopped = 0;

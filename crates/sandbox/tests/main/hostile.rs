@@ -7,7 +7,11 @@ use sandbox::spec::{Mount, Source};
 use crate::kit::{Image, able, refused, run};
 
 fn mount(target: &str, source: Source) -> Mount {
-    Mount { target: target.into(), source, readonly: false }
+    Mount {
+        target: target.into(),
+        source,
+        readonly: false,
+    }
 }
 
 #[test]
@@ -18,10 +22,16 @@ fn root_system_directories_must_not_be_links() {
     for name in ["proc", "sys", "dev"] {
         let image = Image::new();
         symlink("/etc", image.lower().join(name)).unwrap();
-        assert_eq!(refused(image.script("true")), format!("`/{name}` of the image is not a directory"));
+        assert_eq!(
+            refused(image.script("true")),
+            format!("`/{name}` of the image is not a directory")
+        );
         let image = Image::new();
         fs::write(image.lower().join(name), "").unwrap();
-        assert_eq!(refused(image.script("true")), format!("`/{name}` of the image is not a directory"));
+        assert_eq!(
+            refused(image.script("true")),
+            format!("`/{name}` of the image is not a directory")
+        );
     }
 }
 
@@ -37,23 +47,45 @@ fn root_links_lead_nowhere_but_into_the_root() {
     symlink("../../../../../../../real", image.lower().join("etc")).unwrap();
     symlink(&outside, image.lower().join("abs")).unwrap();
     symlink("/proc/1/root/tmp", image.lower().join("magic")).unwrap();
-    let mut spec = image.script("cat /real/hosts; readlink /etc; ls -d /abs/. ; cat /abs/in; echo x > /abs/in");
+    let mut spec = image
+        .script("cat /real/hosts; readlink /etc; ls -d /abs/. ; cat /abs/in; echo x > /abs/in");
     spec.hosts = Some(b"127.0.0.1 me\n".to_vec());
-    spec.mounts = vec![mount("/abs/in", Source::File { contents: b"in\n".to_vec(), mode: 0o644, uid: 0, gid: 0 })];
+    spec.mounts = vec![mount(
+        "/abs/in",
+        Source::File {
+            contents: b"in\n".to_vec(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+        },
+    )];
     let out = run(spec).out;
     assert_eq!(out, "127.0.0.1 me\n../../../../../../../real\n/abs/.\nin\n");
-    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "nothing was made outside");
+    assert_eq!(
+        fs::read_dir(&outside).unwrap().count(),
+        0,
+        "nothing was made outside"
+    );
     assert!(image.changes().is_empty(), "{:?}", image.changes());
 
     let mut spec = image.script("true");
     spec.mounts = vec![mount("/magic/x", Source::Tmpfs { size: None })];
-    assert_eq!(refused(spec), "`/magic/x` leads into a system directory: nothing can be mounted there");
+    assert_eq!(
+        refused(spec),
+        "`/magic/x` leads into a system directory: nothing can be mounted there"
+    );
     let mut spec = image.script("true");
     spec.mounts = vec![mount("/tmp/../", Source::Tmpfs { size: None })];
-    assert_eq!(refused(spec), "`/tmp/../` is the container's root: nothing can be mounted there");
+    assert_eq!(
+        refused(spec),
+        "`/tmp/../` is the container's root: nothing can be mounted there"
+    );
     let mut spec = image.script("true");
     spec.mounts = vec![mount("/real/passwd", Source::Tmpfs { size: None })];
-    assert_eq!(refused(spec), "cannot mount a directory on `/real/passwd`, which is a file");
+    assert_eq!(
+        refused(spec),
+        "cannot mount a directory on `/real/passwd`, which is a file"
+    );
 }
 
 #[test]
@@ -67,8 +99,14 @@ fn root_a_working_directory_cannot_be_a_descriptor_of_the_engine() {
         let mut spec = image.script("ls; pwd");
         spec.cwd = format!("/proc/self/fd/{n}").into_bytes();
         let message = refused(spec);
-        assert!(message.starts_with("cannot enter the working directory `/proc/self/fd/"), "{message}");
-        assert!(message.ends_with("(os error 40)") || message.ends_with("(os error 2)"), "{message}");
+        assert!(
+            message.starts_with("cannot enter the working directory `/proc/self/fd/"),
+            "{message}"
+        );
+        assert!(
+            message.ends_with("(os error 40)") || message.ends_with("(os error 2)"),
+            "{message}"
+        );
     }
     // The same through a link in the image.
     symlink("/proc/self/fd/7", image.lower().join("seven")).unwrap();
@@ -91,7 +129,10 @@ fn root_users_beyond_the_range_are_refused() {
     ] {
         let mut spec = image.script("id");
         spec.user.name = name.into();
-        assert_eq!(refused(spec), format!("cannot run as user `{name}`: {reason}"));
+        assert_eq!(
+            refused(spec),
+            format!("cannot run as user `{name}`: {reason}")
+        );
     }
 }
 
@@ -103,11 +144,24 @@ fn root_a_user_file_that_is_no_file_is_refused() {
     let image = Image::new();
     let passwd = image.lower().join("etc/passwd");
     fs::remove_file(&passwd).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, &passwd, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
-    assert_eq!(refused(image.script("true")), "cannot run as user ``: /etc/passwd: not a regular file");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &passwd,
+        rustix::fs::FileType::Fifo,
+        0o644.into(),
+        0,
+    )
+    .unwrap();
+    assert_eq!(
+        refused(image.script("true")),
+        "cannot run as user ``: /etc/passwd: not a regular file"
+    );
     fs::remove_file(&passwd).unwrap();
     symlink("/proc/self/environ", &passwd).unwrap();
-    assert_eq!(run(image.script("echo no entry is no error for root")).out, "no entry is no error for root\n");
+    assert_eq!(
+        run(image.script("echo no entry is no error for root")).out,
+        "no entry is no error for root\n"
+    );
 }
 
 #[test]
@@ -122,10 +176,19 @@ fn root_the_engines_file_cannot_be_rewritten() {
     let lines: Vec<&str> = out.out.lines().collect();
     assert_eq!(lines.len(), 4, "{lines:?}");
     for line in &lines[..3] {
-        let refusals = ["Read-only file system", "Operation not permitted", "Permission denied", "permission denied", "Text file busy"];
+        let refusals = [
+            "Read-only file system",
+            "Operation not permitted",
+            "Permission denied",
+            "permission denied",
+            "Text file busy",
+        ];
         assert!(refusals.iter().any(|r| line.contains(r)), "{line}");
     }
-    assert_eq!(fs::metadata("/proc/self/exe").unwrap().modified().unwrap(), before);
+    assert_eq!(
+        fs::metadata("/proc/self/exe").unwrap().modified().unwrap(),
+        before
+    );
 }
 
 #[test]
@@ -152,7 +215,10 @@ fn root_a_volume_that_changes_under_the_start_leads_nowhere_else() {
         let image = Image::new();
         for _ in 0..60 {
             let mut spec = image.script("touch /v/x/y/inside");
-            spec.mounts = vec![mount("/v", Source::Bind(volume.clone())), mount("/v/x/y", Source::Tmpfs { size: None })];
+            spec.mounts = vec![
+                mount("/v", Source::Bind(volume.clone())),
+                mount("/v/x/y", Source::Tmpfs { size: None }),
+            ];
             // Whether it starts depends on the moment; where it leads does not.
             let _ = crate::kit::run_on(crate::kit::native(), spec);
             assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "made outside");

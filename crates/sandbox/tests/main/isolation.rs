@@ -21,7 +21,11 @@ fn root_only_the_standard_streams_are_open() {
         spec.init = init;
         let out = run(spec).out;
         // The fourth of `ls` is the directory that it reads.
-        assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3", "0", "1", "2"], "init: {init}");
+        assert_eq!(
+            out.split_whitespace().collect::<Vec<_>>(),
+            ["0", "1", "2", "3", "0", "1", "2"],
+            "init: {init}"
+        );
     }
 }
 
@@ -38,7 +42,10 @@ fn root_capabilities_and_filter_are_those_of_docker() {
     assert_eq!(flat(run(image.script(show)).out), root);
     let mut spec = image.script(show);
     spec.user.name = "build".into();
-    let user = root.replace("CapPrm: 00000000a80425fb CapEff: 00000000a80425fb", "CapPrm: 0000000000000000 CapEff: 0000000000000000");
+    let user = root.replace(
+        "CapPrm: 00000000a80425fb CapEff: 00000000a80425fb",
+        "CapPrm: 0000000000000000 CapEff: 0000000000000000",
+    );
     assert_eq!(flat(run(spec).out), user);
 }
 
@@ -53,14 +60,38 @@ fn root_refused_calls_fail_and_kill_nobody() {
         probe::install(&mut spec);
         run(spec).out
     };
-    assert_eq!(ask(&["unshare=268435456", "clone=268435473", "clone3", "socket=38", "socket=40", "socket=1"]),
-        "permission-denied permission-denied unsupported permission-denied permission-denied ok\n");
-    assert_eq!(ask(&["personality=4294967295", "personality=1", "call=1000", "call=321"]),
-        "ok permission-denied unsupported permission-denied\n");
+    assert_eq!(
+        ask(&[
+            "unshare=268435456",
+            "clone=268435473",
+            "clone3",
+            "socket=38",
+            "socket=40",
+            "socket=1"
+        ]),
+        "permission-denied permission-denied unsupported permission-denied permission-denied ok\n"
+    );
+    assert_eq!(
+        ask(&[
+            "personality=4294967295",
+            "personality=1",
+            "call=1000",
+            "call=321"
+        ]),
+        "ok permission-denied unsupported permission-denied\n"
+    );
     if cfg!(target_arch = "x86_64") {
         // getpid (20), mount (21) and socket as i386 programs call them; getpid of the x32 variant is not in this kernel.
-        assert_eq!(ask(&["i386=20", "i386=21", "i386-socket=1", "i386-socket=38", "i386=310"]),
-            "ok permission-denied ok permission-denied permission-denied\n");
+        assert_eq!(
+            ask(&[
+                "i386=20",
+                "i386=21",
+                "i386-socket=1",
+                "i386-socket=38",
+                "i386=310"
+            ]),
+            "ok permission-denied ok permission-denied permission-denied\n"
+        );
     }
 }
 
@@ -89,8 +120,13 @@ fn root_devices_are_the_standard_ones() {
     let expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero 4 sh: write error: No space left on device \
         666 1:3 666 5:0 /proc/self/fd head: /tmp/disk: REFUSED head: /dev/mem: REFUSED";
     let refused = ["Operation not permitted", "Permission denied"];
-    let out = refused.iter().fold(out.out, |out, words| out.replace(words, "REFUSED"));
-    assert_eq!(out.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+    let out = refused
+        .iter()
+        .fold(out.out, |out, words| out.replace(words, "REFUSED"));
+    assert_eq!(
+        out.split_whitespace().collect::<Vec<_>>().join(" "),
+        expected
+    );
 }
 
 #[test]
@@ -101,6 +137,12 @@ fn root_the_host_is_out_of_sight() {
     let image = Image::new();
     let mounts_before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let out = run(image.script("ls /; readlink /proc/self/root; cat /proc/self/mountinfo | grep -cE ' shared:| master:'; ls /sys/class/net; cd /proc; echo /proc/[0-9]*"));
-    assert_eq!(out.out.split_whitespace().collect::<Vec<_>>().join(" "), "bin dev etc proc root sys tmp usr / 0 lo /proc/1 /proc/2");
-    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts_before);
+    assert_eq!(
+        out.out.split_whitespace().collect::<Vec<_>>().join(" "),
+        "bin dev etc proc root sys tmp usr / 0 lo /proc/1 /proc/2"
+    );
+    assert_eq!(
+        fs::read_to_string("/proc/self/mountinfo").unwrap(),
+        mounts_before
+    );
 }

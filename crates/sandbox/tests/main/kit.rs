@@ -19,7 +19,10 @@ const BUSYBOX: &str = "/usr/bin/busybox";
 pub(crate) fn able() -> bool {
     let able = rustix::process::geteuid().is_root() && Path::new(BUSYBOX).exists();
     if !able {
-        assert!(std::env::var_os("CI").is_none(), "these tests need root and {BUSYBOX}");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "these tests need root and {BUSYBOX}"
+        );
         eprintln!("skipped: needs root and {BUSYBOX}");
     }
     able
@@ -38,18 +41,34 @@ pub(crate) struct Image {
 
 impl Image {
     pub(crate) fn new() -> Image {
-        let dir = tempfile::Builder::new().prefix("sandbox-test-").tempdir_in("/dev/shm").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("sandbox-test-")
+            .tempdir_in("/dev/shm")
+            .unwrap();
         let image = Image { dir };
         for name in ["bin", "etc", "tmp", "root", "usr/bin"] {
             fs::create_dir_all(image.lower().join(name)).unwrap();
         }
         fs::create_dir(image.upper()).unwrap();
         fs::copy(BUSYBOX, image.lower().join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "ls", "id", "env", "pwd", "ps", "sleep", "echo", "grep", "stat", "readlink", "mount", "hostname", "tty", "true", "kill", "touch", "rm", "mkdir", "test", "seq", "mknod", "chmod", "head", "stty", "ln", "dd", "wc", "tr", "unshare", "sort", "rmdir", "awk", "cut", "tail"] {
+        for applet in [
+            "sh", "cat", "ls", "id", "env", "pwd", "ps", "sleep", "echo", "grep", "stat",
+            "readlink", "mount", "hostname", "tty", "true", "kill", "touch", "rm", "mkdir", "test",
+            "seq", "mknod", "chmod", "head", "stty", "ln", "dd", "wc", "tr", "unshare", "sort",
+            "rmdir", "awk", "cut", "tail",
+        ] {
             symlink("busybox", image.lower().join("bin").join(applet)).unwrap();
         }
-        fs::write(image.lower().join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nbuild:x:1000:1000:B:/home/build:/bin/sh\n").unwrap();
-        fs::write(image.lower().join("etc/group"), "root:x:0:\nbuild:x:1000:\nwheel:x:10:root,build\n").unwrap();
+        fs::write(
+            image.lower().join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\nbuild:x:1000:1000:B:/home/build:/bin/sh\n",
+        )
+        .unwrap();
+        fs::write(
+            image.lower().join("etc/group"),
+            "root:x:0:\nbuild:x:1000:\nwheel:x:10:root,build\n",
+        )
+        .unwrap();
         image
     }
 
@@ -91,7 +110,10 @@ impl Image {
         let work = self.dir.path().join("work");
         let _ = fs::remove_dir_all(&work);
         fs::create_dir(&work).unwrap();
-        let overlay = sys::mount::Overlay { lower: vec![self.lower()], upper: Some((self.upper(), work)) };
+        let overlay = sys::mount::Overlay {
+            lower: vec![self.lower()],
+            upper: Some((self.upper(), work)),
+        };
         Spec {
             root: Root::Overlay(overlay),
             mounts: Vec::new(),
@@ -100,7 +122,12 @@ impl Image {
             cwd: b"/".to_vec(),
             user: UserSpec::default(),
             hostname: "box".into(),
-            stdio: Stdio { stdin: None, stdout: None, stderr: None, terminal: false },
+            stdio: Stdio {
+                stdin: None,
+                stdout: None,
+                stderr: None,
+                terminal: false,
+            },
             net: Net::None,
             hosts: None,
             resolv_conf: None,
@@ -132,7 +159,10 @@ pub(crate) fn capture(spec: &mut Spec) -> fs::File {
 }
 
 /// Starts a container whose output is read from the file.
-pub(crate) fn start(runtime: &dyn Runtime, mut spec: Spec) -> Result<(Child, fs::File), StartError> {
+pub(crate) fn start(
+    runtime: &dyn Runtime,
+    mut spec: Spec,
+) -> Result<(Child, fs::File), StartError> {
     let out = capture(&mut spec);
     Ok((runtime.start(spec)?, out))
 }
@@ -142,7 +172,10 @@ pub(crate) fn run_on(runtime: &dyn Runtime, spec: Spec) -> Result<Ran, StartErro
     let (mut child, mut read) = start(runtime, spec)?;
     let mut out = String::new();
     read.read_to_string(&mut out).unwrap();
-    Ok(Ran { out, exit: child.wait_blocking().unwrap() })
+    Ok(Ran {
+        out,
+        exit: child.wait_blocking().unwrap(),
+    })
 }
 
 pub(crate) fn run(spec: Spec) -> Ran {

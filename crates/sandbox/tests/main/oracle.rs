@@ -13,7 +13,9 @@ use crate::{
 };
 
 fn runc(image: &Image) -> Option<Runc> {
-    let path = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/bin/runc"].into_iter().find(|p| Path::new(p).exists());
+    let path = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/bin/runc"]
+        .into_iter()
+        .find(|p| Path::new(p).exists());
     if path.is_none() {
         eprintln!("skipped: runc is not installed");
     }
@@ -44,7 +46,9 @@ fn same(what: &str, spec: impl Fn(&Image) -> Spec) {
 #[test]
 fn root_streams_environment_and_exit() {
     same("exit", |i| i.script("echo out; exit 9"));
-    same("killed", |i| i.script("sh -c 'kill -9 $$' 2> /dev/null; echo $?"));
+    same("killed", |i| {
+        i.script("sh -c 'kill -9 $$' 2> /dev/null; echo $?")
+    });
     same("environment", |i| {
         let mut spec = i.spec(&["env"]);
         spec.env = [&b"PATH=/bin"[..], b"A=b"].map(<[u8]>::to_vec).to_vec();
@@ -85,8 +89,16 @@ fn root_limits() {
     same("limits", |i| {
         let mut spec = i.script("ulimit -n; ulimit -Hn; ulimit -c; ulimit -s; ulimit -v");
         spec.rlimits = vec![
-            Rlimit { resource: libc::RLIMIT_NOFILE, soft: 100, hard: u64::MAX },
-            Rlimit { resource: libc::RLIMIT_CORE, soft: 0, hard: 0 },
+            Rlimit {
+                resource: libc::RLIMIT_NOFILE,
+                soft: 100,
+                hard: u64::MAX,
+            },
+            Rlimit {
+                resource: libc::RLIMIT_CORE,
+                soft: 0,
+                hard: 0,
+            },
         ];
         spec
     });
@@ -94,14 +106,32 @@ fn root_limits() {
 
 #[test]
 fn root_calls() {
-    let mut questions = vec!["/probe", "unshare=268435456", "unshare=131072", "clone=268435473", "clone3", "personality=0", "personality=1", "personality=131072"];
+    let mut questions = vec![
+        "/probe",
+        "unshare=268435456",
+        "unshare=131072",
+        "clone=268435473",
+        "clone3",
+        "personality=0",
+        "personality=1",
+        "personality=131072",
+    ];
     let sockets: Vec<String> = (0..46).map(|n| format!("socket={n}")).collect();
     questions.extend(sockets.iter().map(String::as_str));
     // Calls that are harmless with null arguments, among them all that the filter should refuse.
-    let calls: Vec<String> = [103, 134, 155, 156, 161, 163, 165, 166, 167, 168, 169, 170, 171, 172, 173, 174, 175, 176, 177, 178, 179, 180, 212, 237, 238, 239, 246, 248, 249, 250, 253, 256, 279, 298, 300, 301, 303, 304, 308, 310, 311, 312, 313, 320, 321, 323]
-        .iter().map(|n| format!("call={n}")).collect();
+    let calls: Vec<String> = [
+        103, 134, 155, 156, 161, 163, 165, 166, 167, 168, 169, 170, 171, 172, 173, 174, 175, 176,
+        177, 178, 179, 180, 212, 237, 238, 239, 246, 248, 249, 250, 253, 256, 279, 298, 300, 301,
+        303, 304, 308, 310, 311, 312, 313, 320, 321, 323,
+    ]
+    .iter()
+    .map(|n| format!("call={n}"))
+    .collect();
     questions.extend(calls.iter().map(String::as_str));
-    let old: Vec<String> = [20, 21, 52, 88, 103, 129, 286, 310, 346, 357].iter().map(|n| format!("i386={n}")).collect();
+    let old: Vec<String> = [20, 21, 52, 88, 103, 129, 286, 310, 346, 357]
+        .iter()
+        .map(|n| format!("i386={n}"))
+        .collect();
     if cfg!(target_arch = "x86_64") {
         questions.extend(old.iter().map(String::as_str));
         questions.extend(["i386-socket=1", "i386-socket=40", "i386-socket=38"]);
@@ -122,17 +152,42 @@ fn root_mounts_and_devices() {
              if ($5 ~ \"^/proc/|^/sys/\" && $(n+1) == \"tmpfs\") { o = \"masked\" }; if ($5 ~ \"^/etc/|^/secret\") { o = substr(o, 1, 2) }; print $5, o, $(n+1) }' /proc/self/mountinfo | sort",
         );
         spec.mounts = vec![
-            Mount { target: b"/tmp/t".to_vec(), source: Source::Tmpfs { size: Some(1 << 20) }, readonly: false },
-            Mount { target: b"/secret".to_vec(), source: Source::File { contents: b"x".to_vec(), mode: 0o400, uid: 0, gid: 0 }, readonly: true },
-            Mount { target: b"/bound".to_vec(), source: Source::Bind("/etc".into()), readonly: true },
+            Mount {
+                target: b"/tmp/t".to_vec(),
+                source: Source::Tmpfs {
+                    size: Some(1 << 20),
+                },
+                readonly: false,
+            },
+            Mount {
+                target: b"/secret".to_vec(),
+                source: Source::File {
+                    contents: b"x".to_vec(),
+                    mode: 0o400,
+                    uid: 0,
+                    gid: 0,
+                },
+                readonly: true,
+            },
+            Mount {
+                target: b"/bound".to_vec(),
+                source: Source::Bind("/etc".into()),
+                readonly: true,
+            },
         ];
         spec.hosts = Some(b"127.0.0.1 localhost\n".to_vec());
         spec
     };
     same("mounts", mounts);
-    same("devices", |i| i.script("cd /dev; for d in null zero full random urandom tty; do stat -c '%n %a %u %t:%T %F' $d; done; for l in fd stdin stdout stderr ptmx; do readlink $l; done; mknod /tmp/n c 1 3; echo > /tmp/n; echo $?"));
-    same("descriptors", |i| i.script("ls /proc/self/fd; ls /proc/1/fd; true"));
-    same("network", |i| i.script("ls /sys/class/net; cat /sys/class/net/lo/operstate; head -3 /proc/net/dev | tail -1 | cut -c1-6"));
+    same("devices", |i| {
+        i.script("cd /dev; for d in null zero full random urandom tty; do stat -c '%n %a %u %t:%T %F' $d; done; for l in fd stdin stdout stderr ptmx; do readlink $l; done; mknod /tmp/n c 1 3; echo > /tmp/n; echo $?")
+    });
+    same("descriptors", |i| {
+        i.script("ls /proc/self/fd; ls /proc/1/fd; true")
+    });
+    same("network", |i| {
+        i.script("ls /sys/class/net; cat /sys/class/net/lo/operstate; head -3 /proc/net/dev | tail -1 | cut -c1-6")
+    });
 }
 
 #[test]
@@ -147,12 +202,20 @@ fn root_a_container_of_runc_is_killed_and_leaves_nothing() {
     spec.hosts = Some(b"127.0.0.1 localhost\n".to_vec());
     let mut child = runc.start(spec).unwrap();
     let mut line = [0; 10];
-    fs::File::from(child.terminal.take().unwrap()).read_exact(&mut line).unwrap();
+    fs::File::from(child.terminal.take().unwrap())
+        .read_exact(&mut line)
+        .unwrap();
     assert_eq!(&line, b"/dev/pts/0");
     child.kill().unwrap();
     assert_eq!(child.wait_blocking().unwrap().code(), 137);
     assert!(image.changes().is_empty(), "{:?}", image.changes());
-    let left: Vec<_> = fs::read_dir(image.scratch("state")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(image.scratch("state"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(left, ["runc"], "only runc's own directory");
-    assert_eq!(fs::read_dir(image.scratch("state/runc")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(image.scratch("state/runc")).unwrap().count(),
+        0
+    );
 }

@@ -31,7 +31,12 @@ fn engine(root: &str, script: &str) -> i32 {
         cwd: b"/".to_vec(),
         user: UserSpec::default(),
         hostname: "inner".into(),
-        stdio: Stdio { stdin: None, stdout: out(), stderr: out(), terminal: false },
+        stdio: Stdio {
+            stdin: None,
+            stdout: out(),
+            stderr: out(),
+            terminal: false,
+        },
         net: Net::None,
         hosts: None,
         resolv_conf: None,
@@ -53,7 +58,11 @@ fn engine(root: &str, script: &str) -> i32 {
 /// Makes the probe available in a container.
 pub(crate) fn install(spec: &mut Spec) {
     let source = Source::Bind(env::current_exe().unwrap());
-    spec.mounts.push(Mount { target: PATH.into(), source, readonly: true });
+    spec.mounts.push(Mount {
+        target: PATH.into(),
+        source,
+        readonly: true,
+    });
 }
 
 #[used]
@@ -91,7 +100,10 @@ fn answer(question: &str) -> String {
     let (what, number) = question.split_once('=').unwrap_or((question, "0"));
     let number: i64 = number.parse().unwrap();
     let result = match what {
-        "socket" => call(libc::SYS_socket, [number, i64::from(libc::SOCK_SEQPACKET), 0]),
+        "socket" => call(
+            libc::SYS_socket,
+            [number, i64::from(libc::SOCK_SEQPACKET), 0],
+        ),
         "unshare" => call(libc::SYS_unshare, [number, 0, 0]),
         "clone" => call(libc::SYS_clone, [number, 0, 0]),
         "clone3" => call(libc::SYS_clone3, [0, 0, 0]),
@@ -101,7 +113,10 @@ fn answer(question: &str) -> String {
         "i386" => call_i386(number, 0),
         "i386-socket" => call_i386(359, number),
         "nofile" => {
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
             // SAFETY: the struct lives across the call.
             unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
             return format!("{}/{}", limit.rlim_cur, limit.rlim_max);
@@ -115,13 +130,24 @@ fn answer(question: &str) -> String {
         "ignored" => ignored(),
         other => panic!("{other}"),
     };
-    if result < 0 { std::io::Error::from_raw_os_error(-result as i32).kind().to_string().replace(' ', "-") } else { "ok".into() }
+    if result < 0 {
+        std::io::Error::from_raw_os_error(-result as i32)
+            .kind()
+            .to_string()
+            .replace(' ', "-")
+    } else {
+        "ok".into()
+    }
 }
 
 fn call(number: i64, args: [i64; 3]) -> i64 {
     // SAFETY: the calls asked for take numbers or null pointers, and fail rather than harm this short-lived process.
     let result = unsafe { libc::syscall(number, args[0], args[1], args[2]) };
-    if result < 0 { -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap()) } else { result }
+    if result < 0 {
+        -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap())
+    } else {
+        result
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -149,5 +175,9 @@ fn ignored() -> i64 {
         u64::from_str_radix(line.split_ascii_whitespace().nth(1).unwrap(), 16).unwrap()
     };
     // The Rust runtime of this probe has not run yet, so nothing is ignored but what was inherited.
-    if bits("SigIgn:") | bits("SigBlk:") == 0 { 0 } else { -i64::from(libc::EINVAL) }
+    if bits("SigIgn:") | bits("SigBlk:") == 0 {
+        0
+    } else {
+        -i64::from(libc::EINVAL)
+    }
 }

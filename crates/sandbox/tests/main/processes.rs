@@ -20,7 +20,10 @@ fn root_the_init_is_the_first_process() {
     }
     let image = Image::new();
     let out = run(image.script("cat /proc/1/comm; tr '\\0' ' ' < /proc/1/cmdline; echo; echo $$; ps | grep -c '[.]init'; ls -a / | grep -c init")).out;
-    assert_eq!(out, ".init\n/.init sh -c cat /proc/1/comm; tr '\\0' ' ' < /proc/1/cmdline; echo; echo $$; ps | grep -c '[.]init'; ls -a / | grep -c init \n2\n1\n0\n");
+    assert_eq!(
+        out,
+        ".init\n/.init sh -c cat /proc/1/comm; tr '\\0' ' ' < /proc/1/cmdline; echo; echo $$; ps | grep -c '[.]init'; ls -a / | grep -c init \n2\n1\n0\n"
+    );
     let mut spec = image.script("echo $$; cat /proc/1/comm; true");
     spec.init = false;
     assert_eq!(run(spec).out, "1\nsh\n");
@@ -43,8 +46,16 @@ fn root_signals_reach_the_program_and_its_group() {
         return;
     }
     let image = Image::new();
-    for (signal, name) in [(libc::SIGTERM, "TERM"), (libc::SIGINT, "INT"), (libc::SIGHUP, "HUP"), (libc::SIGUSR1, "USR1"), (libc::SIGRTMIN(), "34")] {
-        let script = format!("trap 'echo got; exit 5' {name}; echo ready; while :; do sleep 1000 & wait $!; done");
+    for (signal, name) in [
+        (libc::SIGTERM, "TERM"),
+        (libc::SIGINT, "INT"),
+        (libc::SIGHUP, "HUP"),
+        (libc::SIGUSR1, "USR1"),
+        (libc::SIGRTMIN(), "34"),
+    ] {
+        let script = format!(
+            "trap 'echo got; exit 5' {name}; echo ready; while :; do sleep 1000 & wait $!; done"
+        );
         let (mut child, out) = start(native(), image.script(&script)).unwrap();
         let mut out = BufReader::new(out);
         let mut line = String::new();
@@ -66,7 +77,10 @@ fn root_signals_reach_the_program_and_its_group() {
     child.signal(libc::SIGTERM).unwrap();
     out.read_to_string(&mut text).unwrap();
     // The shell may say that a grandchild was terminated.
-    assert!(text.starts_with("ready\n") && text.ends_with("over\n"), "{text}");
+    assert!(
+        text.starts_with("ready\n") && text.ends_with("over\n"),
+        "{text}"
+    );
     assert_eq!(child.wait_blocking().unwrap(), Exit::Code(0));
 }
 
@@ -123,7 +137,11 @@ fn root_a_first_process_that_ignores_signals_can_be_killed() {
         return;
     }
     let image = Image::new();
-    let (mut child, out) = start(native(), image.script("trap '' TERM INT; echo ready; while :; do sleep 1000 & wait $!; done")).unwrap();
+    let (mut child, out) = start(
+        native(),
+        image.script("trap '' TERM INT; echo ready; while :; do sleep 1000 & wait $!; done"),
+    )
+    .unwrap();
     let mut line = String::new();
     BufReader::new(out).read_line(&mut line).unwrap();
     child.signal(libc::SIGTERM).unwrap();

@@ -12,7 +12,11 @@ use sandbox::spec::{Mount, Root, Source};
 use crate::kit::{Image, able, native, run, start};
 
 fn tmpfs(target: &str) -> Mount {
-    Mount { target: target.into(), source: Source::Tmpfs { size: None }, readonly: false }
+    Mount {
+        target: target.into(),
+        source: Source::Tmpfs { size: None },
+        readonly: false,
+    }
 }
 
 #[test]
@@ -39,8 +43,14 @@ fn root_what_the_program_made_beside_a_target_stays() {
     spec.hosts = Some(b"hosts\n".to_vec());
     spec.mounts = vec![tmpfs("/a/b"), tmpfs("/usr/b"), tmpfs("/tmp/c/d")];
     assert_eq!(run(spec).out, "");
-    assert_eq!(image.changes(), ["a/", "a/mine", "etc/", "etc/passwd", "usr/"]);
-    assert_eq!(fs::metadata(image.upper().join("usr")).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(
+        image.changes(),
+        ["a/", "a/mine", "etc/", "etc/passwd", "usr/"]
+    );
+    assert_eq!(
+        fs::metadata(image.upper().join("usr")).unwrap().mode() & 0o777,
+        0o700
+    );
 }
 
 #[test]
@@ -51,14 +61,23 @@ fn root_times_of_directories_are_the_images() {
     let image = Image::new();
     let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     for name in ["etc", "usr", "tmp"] {
-        fs::File::open(image.lower().join(name)).unwrap().set_modified(old).unwrap();
+        fs::File::open(image.lower().join(name))
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
     }
     let mut spec = image.script("stat -c %Y /etc /usr /tmp; chmod 711 /usr");
     spec.hosts = Some(b"hosts\n".to_vec());
     spec.mounts = vec![tmpfs("/usr/b"), tmpfs("/tmp/x")];
     assert_eq!(run(spec).out, "1000000\n1000000\n1000000\n");
     assert_eq!(image.changes(), ["usr/"]);
-    assert_eq!(fs::metadata(image.upper().join("usr")).unwrap().modified().unwrap(), old);
+    assert_eq!(
+        fs::metadata(image.upper().join("usr"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        old
+    );
 }
 
 #[test]
@@ -70,13 +89,26 @@ fn root_targets_inside_other_mounts_are_removed_there() {
     let volume = image.scratch("volume");
     fs::create_dir(&volume).unwrap();
     let source = Image::new();
-    let Root::Overlay(overlay) = source.spec(&["x"]).root else { unreachable!() };
+    let Root::Overlay(overlay) = source.spec(&["x"]).root else {
+        unreachable!()
+    };
     let mut spec = image.script("touch /v/cache/x /src/etc/modules/x /src/mine");
     spec.mounts = vec![
-        Mount { target: b"/v".to_vec(), source: Source::Bind(volume.clone()), readonly: false },
+        Mount {
+            target: b"/v".to_vec(),
+            source: Source::Bind(volume.clone()),
+            readonly: false,
+        },
         tmpfs("/v/cache/x"),
         tmpfs("/v/cache"),
-        Mount { target: b"/src".to_vec(), source: Source::Overlay { overlay, subpath: Vec::new() }, readonly: false },
+        Mount {
+            target: b"/src".to_vec(),
+            source: Source::Overlay {
+                overlay,
+                subpath: Vec::new(),
+            },
+            readonly: false,
+        },
         tmpfs("/src/etc/modules"),
     ];
     assert_eq!(run(spec).out, "");
@@ -94,7 +126,14 @@ fn root_a_target_in_a_shared_volume_stays_while_another_container_uses_it() {
     fs::create_dir_all(&volume).unwrap();
     let spec = |image: &Image, script: &str| {
         let mut spec = image.script(script);
-        spec.mounts = vec![Mount { target: b"/v".to_vec(), source: Source::Bind(volume.clone()), readonly: false }, tmpfs("/v/cache")];
+        spec.mounts = vec![
+            Mount {
+                target: b"/v".to_vec(),
+                source: Source::Bind(volume.clone()),
+                readonly: false,
+            },
+            tmpfs("/v/cache"),
+        ];
         spec
     };
     let (long, short) = (Image::new(), Image::new());
@@ -109,7 +148,10 @@ fn root_a_target_in_a_shared_volume_stays_while_another_container_uses_it() {
     assert!(volume.join("cache").exists(), "still in use");
     drop(stdin);
     out.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "ready\nmine\n", "the other container's end did not unmount it");
+    assert_eq!(
+        text, "ready\nmine\n",
+        "the other container's end did not unmount it"
+    );
     child.wait_blocking().unwrap();
     assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
     fs::remove_dir_all(volume.parent().unwrap()).unwrap();
@@ -126,7 +168,10 @@ fn root_a_plain_directory_as_root_is_left_clean() {
     spec.hosts = Some(b"hosts\n".to_vec());
     spec.mounts = vec![tmpfs("/mnt/x")];
     assert_eq!(run(spec).out, "hosts\n");
-    let mut names: Vec<_> = fs::read_dir(image.lower()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(image.lower())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert_eq!(names, ["bin", "etc", "new", "root", "tmp", "usr"]);
     assert!(!image.lower().join("etc/hosts").exists());

@@ -49,7 +49,9 @@ pub struct Report {
 impl Policy {
     /// Removes everything that is not in use.
     pub fn everything() -> Policy {
-        Policy { rules: vec![Rule::default()] }
+        Policy {
+            rules: vec![Rule::default()],
+        }
     }
 
     /// What a store removes by itself, on a disk of `total` bytes: what has not been used for 60 days; blobs and volumes not
@@ -71,8 +73,13 @@ impl Policy {
             reserved,
             ..Rule::default()
         };
-        let all = Rule { unused_for: None, ..old.clone() };
-        Policy { rules: vec![side, old, all] }
+        let all = Rule {
+            unused_for: None,
+            ..old.clone()
+        };
+        Policy {
+            rules: vec![side, old, all],
+        }
     }
 }
 
@@ -83,16 +90,39 @@ impl Store {
     /// When the room on the disk cannot be told.
     pub fn prune(&self, policy: &Policy) -> Result<Report, DiskError> {
         let inner = &self.inner;
-        let _one = inner.prune_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = inner
+            .prune_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let now = clock::now_ns();
         let items = inner.items();
-        let held: Vec<u64> = inner.table.lock().unrecorded().iter().flat_map(|layers| layers.to_vec()).collect();
-        let layers: HashSet<u64> = items.iter().flat_map(|item| item.layers.iter().copied()).collect();
+        let held: Vec<u64> = inner
+            .table
+            .lock()
+            .unrecorded()
+            .iter()
+            .flat_map(|layers| layers.to_vec())
+            .collect();
+        let layers: HashSet<u64> = items
+            .iter()
+            .flat_map(|item| item.layers.iter().copied())
+            .collect();
         let sizes = inner.layer_sizes(layers.into_iter());
         let Disk { free, .. } = self.disk()?;
         let mut report = Report::default();
-        for step in plan::plan(&items, &plan::World { sizes: &sizes, held: &held, free, now }, policy) {
-            let Some(item) = items.get(step.item) else { continue };
+        for step in plan::plan(
+            &items,
+            &plan::World {
+                sizes: &sizes,
+                held: &held,
+                free,
+                now,
+            },
+            policy,
+        ) {
+            let Some(item) = items.get(step.item) else {
+                continue;
+            };
             let removed = match (item.kind, &item.key) {
                 (EntryKind::Result, Some(key)) => inner.results.remove_idle(key, item.last_used),
                 (EntryKind::Result, None) => false,
@@ -105,7 +135,9 @@ impl Store {
             }
         }
         let keep = i64::try_from(FACTS_KEPT.as_nanos()).unwrap_or(i64::MAX);
-        inner.writer.write(Write::RemoveFactsBefore(now.saturating_sub(keep)));
+        inner
+            .writer
+            .write(Write::RemoveFactsBefore(now.saturating_sub(keep)));
         Ok(report)
     }
 }

@@ -52,8 +52,16 @@ pub(crate) fn plan(items: &[Item], world: &World<'_>, policy: &Policy) -> Vec<St
     }
     let of = |layer: &u64| world.sizes.get(layer).copied().unwrap_or(0);
     let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by_key(|at| items.get(*at).map(|item| (item.last_used, item.id.as_str())));
-    let mut used = items.iter().map(|item| item.size).chain(needs.keys().map(of)).fold(0, u64::saturating_add);
+    order.sort_by_key(|at| {
+        items
+            .get(*at)
+            .map(|item| (item.last_used, item.id.as_str()))
+    });
+    let mut used = items
+        .iter()
+        .map(|item| item.size)
+        .chain(needs.keys().map(of))
+        .fold(0, u64::saturating_add);
     let mut free = world.free;
     let mut gone = HashSet::new();
     let mut steps = Vec::new();
@@ -64,7 +72,11 @@ pub(crate) fn plan(items: &[Item], world: &World<'_>, policy: &Policy) -> Vec<St
                 continue;
             }
             // A rule for some kinds looks at what these use.
-            let counted = if rule.kinds.is_empty() { used } else { used_by(items, &gone, &rule.kinds) };
+            let counted = if rule.kinds.is_empty() {
+                used
+            } else {
+                used_by(items, &gone, &rule.kinds)
+            };
             if rule.holds(counted, free) {
                 break;
             }
@@ -88,7 +100,10 @@ pub(crate) fn plan(items: &[Item], world: &World<'_>, policy: &Policy) -> Vec<St
 }
 
 fn used_by(items: &[Item], gone: &HashSet<usize>, kinds: &[EntryKind]) -> u64 {
-    let left = items.iter().enumerate().filter(|(at, item)| !gone.contains(at) && kinds.contains(&item.kind));
+    let left = items
+        .iter()
+        .enumerate()
+        .filter(|(at, item)| !gone.contains(at) && kinds.contains(&item.kind));
     left.map(|(_, item)| item.size).fold(0, u64::saturating_add)
 }
 
@@ -96,7 +111,9 @@ impl Rule {
     fn applies(&self, item: &Item, now: i64) -> bool {
         let kind = self.kinds.is_empty() || self.kinds.contains(&item.kind);
         let unused = i128::from(now) - i128::from(item.last_used);
-        kind && self.unused_for.is_none_or(|time| unused >= i128::try_from(time.as_nanos()).unwrap_or(i128::MAX))
+        kind && self
+            .unused_for
+            .is_none_or(|time| unused >= i128::try_from(time.as_nanos()).unwrap_or(i128::MAX))
     }
 
     /// Whether nothing more needs to go.
@@ -104,7 +121,8 @@ impl Rule {
         if self.max_used.is_none() && self.min_free.is_none() && self.reserved == 0 {
             return false;
         }
-        let over = self.max_used.is_some_and(|max| used > max) || self.min_free.is_some_and(|min| free < min);
+        let over = self.max_used.is_some_and(|max| used > max)
+            || self.min_free.is_some_and(|min| free < min);
         let unlimited = self.max_used.is_none() && self.min_free.is_none();
         used <= self.reserved || !(over || unlimited)
     }
@@ -132,9 +150,17 @@ mod tests {
 
     fn planned(items: &[Item], held: &[u64], free: u64, rule: Rule) -> Vec<(String, u64)> {
         let sizes = HashMap::from([(1, 100), (2, 20), (3, 3)]);
-        let world = World { sizes: &sizes, held, free, now: 1_000_000_000 };
+        let world = World {
+            sizes: &sizes,
+            held,
+            free,
+            now: 1_000_000_000,
+        };
         let steps = plan(items, &world, &Policy { rules: vec![rule] });
-        steps.into_iter().map(|step| (items[step.item].id.clone(), step.freed)).collect()
+        steps
+            .into_iter()
+            .map(|step| (items[step.item].id.clone(), step.freed))
+            .collect()
     }
 
     fn three() -> Vec<Item> {
@@ -147,40 +173,79 @@ mod tests {
     }
 
     fn steps(expect: &[(&str, u64)]) -> Vec<(String, u64)> {
-        expect.iter().map(|(id, freed)| ((*id).to_owned(), *freed)).collect()
+        expect
+            .iter()
+            .map(|(id, freed)| ((*id).to_owned(), *freed))
+            .collect()
     }
 
     #[test]
     fn everything_goes_in_the_order_of_use_and_shared_layers_go_with_the_last() {
-        assert_eq!(planned(&three(), &[], 0, Rule::default()), steps(&[("old", 0), ("blob", 7), ("mid", 0), ("new", 123)]));
+        assert_eq!(
+            planned(&three(), &[], 0, Rule::default()),
+            steps(&[("old", 0), ("blob", 7), ("mid", 0), ("new", 123)])
+        );
     }
 
     #[test]
     fn what_is_in_use_stays_with_its_layers() {
         let mut items = three();
         items[2].in_use = true;
-        assert_eq!(planned(&items, &[], 0, Rule::default()), steps(&[("old", 0), ("blob", 7), ("new", 3)]));
-        assert_eq!(planned(&three(), &[2], 0, Rule::default()), steps(&[("old", 0), ("blob", 7), ("mid", 0), ("new", 103)]));
+        assert_eq!(
+            planned(&items, &[], 0, Rule::default()),
+            steps(&[("old", 0), ("blob", 7), ("new", 3)])
+        );
+        assert_eq!(
+            planned(&three(), &[2], 0, Rule::default()),
+            steps(&[("old", 0), ("blob", 7), ("mid", 0), ("new", 103)])
+        );
     }
 
     #[test]
     fn limits_stop_the_removal() {
-        let rule = |max_used, min_free, reserved| Rule { max_used, min_free, reserved, ..Rule::default() };
+        let rule = |max_used, min_free, reserved| Rule {
+            max_used,
+            min_free,
+            reserved,
+            ..Rule::default()
+        };
         assert!(planned(&three(), &[], 0, rule(Some(130), None, 0)).is_empty());
-        assert_eq!(planned(&three(), &[], 0, rule(Some(129), None, 0)), steps(&[("old", 0), ("blob", 7)]));
+        assert_eq!(
+            planned(&three(), &[], 0, rule(Some(129), None, 0)),
+            steps(&[("old", 0), ("blob", 7)])
+        );
         assert!(planned(&three(), &[], 50, rule(None, Some(50), 0)).is_empty());
-        assert_eq!(planned(&three(), &[], 50, rule(None, Some(51), 0)), steps(&[("old", 0), ("blob", 7)]));
+        assert_eq!(
+            planned(&three(), &[], 50, rule(None, Some(51), 0)),
+            steps(&[("old", 0), ("blob", 7)])
+        );
         assert!(planned(&three(), &[], 0, rule(None, Some(1000), 130)).is_empty());
-        assert_eq!(planned(&three(), &[], 0, rule(None, None, 125)), steps(&[("old", 0), ("blob", 7)]));
+        assert_eq!(
+            planned(&three(), &[], 0, rule(None, None, 125)),
+            steps(&[("old", 0), ("blob", 7)])
+        );
     }
 
     #[test]
     fn rules_for_kinds_and_ages_touch_nothing_else() {
-        let rule = Rule { kinds: vec![EntryKind::Blob], ..Rule::default() };
+        let rule = Rule {
+            kinds: vec![EntryKind::Blob],
+            ..Rule::default()
+        };
         assert_eq!(planned(&three(), &[], 0, rule), steps(&[("blob", 7)]));
-        let rule = Rule { kinds: vec![EntryKind::Blob], max_used: Some(7), ..Rule::default() };
+        let rule = Rule {
+            kinds: vec![EntryKind::Blob],
+            max_used: Some(7),
+            ..Rule::default()
+        };
         assert!(planned(&three(), &[], 0, rule).is_empty());
-        let rule = Rule { unused_for: Some(Duration::from_nanos(1_000_000_000 - 15)), ..Rule::default() };
-        assert_eq!(planned(&three(), &[], 0, rule), steps(&[("old", 0), ("blob", 7)]));
+        let rule = Rule {
+            unused_for: Some(Duration::from_nanos(1_000_000_000 - 15)),
+            ..Rule::default()
+        };
+        assert_eq!(
+            planned(&three(), &[], 0, rule),
+            steps(&[("old", 0), ("blob", 7)])
+        );
     }
 }

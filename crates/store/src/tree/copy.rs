@@ -15,7 +15,9 @@ use rustix::{
 
 use super::{
     Kind, Stat, Tree, TreeError, diff, fstat, lstat,
-    meta::{Owner, copy_named_xattrs, own_and_mode, set_metadata, set_named_metadata, set_own_metadata},
+    meta::{
+        Owner, copy_named_xattrs, own_and_mode, set_metadata, set_named_metadata, set_own_metadata,
+    },
     names_of, on, open_child_dir,
     path::{Parents, open_in, parts, relative},
     remove::remove_any,
@@ -59,7 +61,10 @@ impl Tree {
         options: &CopyOptions,
     ) -> Result<(), TreeError> {
         let (from, to) = (from.as_ref(), to.as_ref());
-        let copier = Copier::new(Filter::new(&options.include, &options.exclude)?, options.owner);
+        let copier = Copier::new(
+            Filter::new(&options.include, &options.exclude)?,
+            options.owner,
+        );
         let from_dir = source.open_source_dir(from)?;
         let top = self.make_top(to, options.owner)?;
         copy_top(copier, from_dir.as_fd(), top.as_fd(), to, options)
@@ -76,17 +81,31 @@ impl Tree {
         to: &[u8],
         options: &CopyOptions,
     ) -> Result<bool, TreeError> {
-        let copier = Copier::new(Filter::new(&options.include, &options.exclude)?, options.owner).sharing();
+        let copier = Copier::new(
+            Filter::new(&options.include, &options.exclude)?,
+            options.owner,
+        )
+        .sharing();
         let from_dir = source.open_source_dir(from)?;
         match self.cover(below, to, options.owner)? {
-            Some(top) => copy_top(copier, from_dir.as_fd(), top.as_fd(), to, options).map(|()| true),
+            Some(top) => {
+                copy_top(copier, from_dir.as_fd(), top.as_fd(), to, options).map(|()| true)
+            }
             None => Ok(false),
         }
     }
 
     /// Makes `path` in a bare upper directory, with directories above it that look like those they cover.
-    fn cover(&self, below: &Tree, path: &[u8], owner: Option<(u32, u32)>) -> Result<Option<OwnedFd>, TreeError> {
-        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| TreeError::io("open", path, e));
+    fn cover(
+        &self,
+        below: &Tree,
+        path: &[u8],
+        owner: Option<(u32, u32)>,
+    ) -> Result<Option<OwnedFd>, TreeError> {
+        let own = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|e| TreeError::io("open", path, e))
+        };
         let (mut made, mut covered) = (own(self.root())?, Some(own(below.root())?));
         let parts = parts(path);
         for (at, part) in parts.iter().enumerate() {
@@ -103,10 +122,13 @@ impl Tree {
                 }
                 (Some(stat), _) if stat.kind == Kind::Symlink => return Ok(None),
                 // A file in the place of the directory is replaced; one above it is an error.
-                (Some(_), _) if at + 1 < parts.len() => return Err(on("open", path)(Errno::NOTDIR)),
+                (Some(_), _) if at + 1 < parts.len() => {
+                    return Err(on("open", path)(Errno::NOTDIR));
+                }
                 _ => None,
             };
-            rustix::fs::mkdirat(&made, *part, Mode::from_raw_mode(0o755)).map_err(on("create", path))?;
+            rustix::fs::mkdirat(&made, *part, Mode::from_raw_mode(0o755))
+                .map_err(on("create", path))?;
             made = open_child_dir(made.as_fd(), part).map_err(on("open", path))?;
             match &covered {
                 Some(dir) => {
@@ -133,8 +155,13 @@ impl Tree {
     ) -> Result<(), TreeError> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let (file, stat) = source.open_regular(from)?;
-        let parents = Parents { mode: 0o755, owner: Owner::of(options.owner) };
-        let spot = self.spot(to, parents)?.ok_or(TreeError::Root { action: "replace" })?;
+        let parents = Parents {
+            mode: 0o755,
+            owner: Owner::of(options.owner),
+        };
+        let spot = self
+            .spot(to, parents)?
+            .ok_or(TreeError::Root { action: "replace" })?;
         let mut made = match create(spot.dir.as_fd(), &spot.name) {
             Err(Errno::EXIST) => {
                 remove_any(spot.dir.as_fd(), &spot.name).map_err(on("replace", to))?;
@@ -144,30 +171,46 @@ impl Tree {
         }
         .map_err(on("create", to))?;
         copy_contents(&file, &mut made, &stat).map_err(|e| TreeError::io("copy", to, e))?;
-        let owner = options.owner.map_or(Owner { uid: stat.uid, gid: stat.gid }, |(uid, gid)| Owner { uid, gid });
+        let owner = options.owner.map_or(
+            Owner {
+                uid: stat.uid,
+                gid: stat.gid,
+            },
+            |(uid, gid)| Owner { uid, gid },
+        );
         let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
-        set_metadata(file.as_fd(), made.as_fd(), &stat, owner, mode).map_err(on("set the mode of", to))
+        set_metadata(file.as_fd(), made.as_fd(), &stat, owner, mode)
+            .map_err(on("set the mode of", to))
     }
 
     /// Opens a directory to copy from.
     pub(super) fn open_source_dir(&self, path: &[u8]) -> Result<OwnedFd, TreeError> {
-        self.open_at_path(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| match e {
-            TreeError::NotDirectory { path } => TreeError::FileNotDirectory { path },
-            e => e,
-        })
+        self.open_at_path(path, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|e| match e {
+                TreeError::NotDirectory { path } => TreeError::FileNotDirectory { path },
+                e => e,
+            })
     }
 
     /// Opens the directory to copy into; makes it, replacing what else has its name.
-    pub(super) fn make_top(&self, path: &[u8], owner: Option<(u32, u32)>) -> Result<OwnedFd, TreeError> {
+    pub(super) fn make_top(
+        &self,
+        path: &[u8],
+        owner: Option<(u32, u32)>,
+    ) -> Result<OwnedFd, TreeError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         if let Ok(dir) = open_in(self.root(), &relative(&parts(path)), flags) {
             return Ok(dir);
         }
-        let parents = Parents { mode: 0o755, owner: Owner::of(owner) };
+        let parents = Parents {
+            mode: 0o755,
+            owner: Owner::of(owner),
+        };
         match self.spot(path, parents)? {
             Some(spot) => {
                 remove_any(spot.dir.as_fd(), &spot.name).map_err(on("replace", path))?;
-                rustix::fs::mkdirat(&spot.dir, spot.name.as_slice(), Mode::from_raw_mode(0o700)).map_err(on("create", path))?;
+                rustix::fs::mkdirat(&spot.dir, spot.name.as_slice(), Mode::from_raw_mode(0o700))
+                    .map_err(on("create", path))?;
                 open_child_dir(spot.dir.as_fd(), &spot.name).map_err(on("open", path))
             }
             None => self.open_at_path(path, flags),
@@ -186,7 +229,8 @@ fn copy_top(
     let stat = fstat(from).map_err(on("look at", shown))?;
     copier.run(from, top, None)?;
     let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
-    set_metadata(from, top, &stat, Owner::of(options.owner), mode).map_err(on("set the mode of", shown))
+    set_metadata(from, top, &stat, Owner::of(options.owner), mode)
+        .map_err(on("set the mode of", shown))
 }
 
 /// A copy under way. It keeps its own stack: the depth of a tree is not ours to trust.
@@ -223,7 +267,14 @@ struct Made {
 
 impl Copier {
     pub(super) fn new(filter: Filter, owner: Option<(u32, u32)>) -> Copier {
-        Copier { filter, owner, path: Vec::new(), levels: Vec::new(), linked: HashMap::new(), share: false }
+        Copier {
+            filter,
+            owner,
+            path: Vec::new(),
+            levels: Vec::new(),
+            linked: HashMap::new(),
+            share: false,
+        }
     }
 
     /// Gives files that change nothing a second name instead of copying them. For targets that are never written to again.
@@ -239,10 +290,24 @@ impl Copier {
         top: BorrowedFd<'_>,
         lower: Option<BorrowedFd<'_>>,
     ) -> Result<(), TreeError> {
-        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| TreeError::io("open", "", e));
+        let own = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|e| TreeError::io("open", "", e))
+        };
         let stat = fstat(source).map_err(on("look at", ""))?;
-        let made = Some(Made { dir: own(top)?, fresh: false });
-        self.enter(own(source)?, Vec::new(), stat, DirState::default(), made, lower.map(own).transpose()?, true)?;
+        let made = Some(Made {
+            dir: own(top)?,
+            fresh: false,
+        });
+        self.enter(
+            own(source)?,
+            Vec::new(),
+            stat,
+            DirState::default(),
+            made,
+            lower.map(own).transpose()?,
+            true,
+        )?;
         while self.next()? {}
         Ok(())
     }
@@ -259,17 +324,35 @@ impl Copier {
         descend: bool,
     ) -> Result<(), TreeError> {
         if self.levels.len() > DEPTH_MAX {
-            return Err(TreeError::TooDeep { path: String::from_utf8_lossy(&self.path).into_owned(), limit: DEPTH_MAX });
+            return Err(TreeError::TooDeep {
+                path: String::from_utf8_lossy(&self.path).into_owned(),
+                limit: DEPTH_MAX,
+            });
         }
-        let names = if descend { names_of(source.as_fd()).map_err(on("list", &self.path))? } else { Vec::new() };
+        let names = if descend {
+            names_of(source.as_fd()).map_err(on("list", &self.path))?
+        } else {
+            Vec::new()
+        };
         let path_len = self.path.len();
-        self.levels.push(Level { source, names: names.into_iter(), path_len, name, stat, state, made, lower });
+        self.levels.push(Level {
+            source,
+            names: names.into_iter(),
+            path_len,
+            name,
+            stat,
+            state,
+            made,
+            lower,
+        });
         Ok(())
     }
 
     /// Goes on by one entry. Answers whether there was one.
     fn next(&mut self) -> Result<bool, TreeError> {
-        let Some(level) = self.levels.last_mut() else { return Ok(false) };
+        let Some(level) = self.levels.last_mut() else {
+            return Ok(false);
+        };
         self.path.truncate(level.path_len);
         let Some((name, kind)) = level.names.next() else {
             self.leave()?;
@@ -293,18 +376,28 @@ impl Copier {
             Some(stat) if !stat.is_whiteout() => stat,
             _ => return Ok(true),
         };
-        let mut include = step.as_ref().is_none_or(|step| step.decision == Decision::Include);
+        let mut include = step
+            .as_ref()
+            .is_none_or(|step| step.decision == Decision::Include);
         if let (true, Some(lower)) = (include, &level.lower) {
-            include = !diff::same(lower.as_fd(), (level.source.as_fd(), &name), &stat).map_err(on("compare", &self.path))?;
+            include = !diff::same(lower.as_fd(), (level.source.as_fd(), &name), &stat)
+                .map_err(on("compare", &self.path))?;
         }
         if stat.is_dir() {
-            let lower = match level.lower.as_ref().map(|lower| open_child_dir(lower.as_fd(), &name)) {
+            let lower = match level
+                .lower
+                .as_ref()
+                .map(|lower| open_child_dir(lower.as_fd(), &name))
+            {
                 Some(Ok(dir)) => Some(dir),
                 None | Some(Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => None,
                 Some(Err(e)) => return Err(on("open", &self.path)(e)),
             };
-            let (state, descend) = step.map_or((DirState::default(), true), |step| (step.state, step.descend));
-            let source = open_child_dir(level.source.as_fd(), &name).map_err(on("open", &self.path))?;
+            let (state, descend) = step.map_or((DirState::default(), true), |step| {
+                (step.state, step.descend)
+            });
+            let source =
+                open_child_dir(level.source.as_fd(), &name).map_err(on("open", &self.path))?;
             self.enter(source, name, stat, state, None, lower, descend)?;
             if include {
                 self.make_levels()?;
@@ -317,40 +410,73 @@ impl Copier {
 
     /// Finishes a directory: its time last, because copying into it changed that. The top is the caller's.
     fn leave(&mut self) -> Result<(), TreeError> {
-        let Some(level) = self.levels.pop() else { return Ok(()) };
+        let Some(level) = self.levels.pop() else {
+            return Ok(());
+        };
         match level.made {
             Some(made) if !self.levels.is_empty() => {
                 let owner = self.owner_of(&level.stat);
-                set_metadata(level.source.as_fd(), made.dir.as_fd(), &level.stat, owner, level.stat.mode)
-                    .map_err(on("set the mode of", &self.path))
+                set_metadata(
+                    level.source.as_fd(),
+                    made.dir.as_fd(),
+                    &level.stat,
+                    owner,
+                    level.stat.mode,
+                )
+                .map_err(on("set the mode of", &self.path))
             }
             _ => Ok(()),
         }
     }
 
     fn owner_of(&self, stat: &Stat) -> Owner {
-        self.owner.map_or(Owner { uid: stat.uid, gid: stat.gid }, |(uid, gid)| Owner { uid, gid })
+        self.owner.map_or(
+            Owner {
+                uid: stat.uid,
+                gid: stat.gid,
+            },
+            |(uid, gid)| Owner { uid, gid },
+        )
     }
 
     /// Makes the directories that are being visited and do not exist yet.
     fn make_levels(&mut self) -> Result<(), TreeError> {
-        let first = self.levels.iter().rposition(|level| level.made.is_some()).map_or(0, |at| at + 1);
+        let first = self
+            .levels
+            .iter()
+            .rposition(|level| level.made.is_some())
+            .map_or(0, |at| at + 1);
         for at in first..self.levels.len() {
             let (above, rest) = self.levels.split_at_mut(at);
             let parent = above.last().and_then(|level| level.made.as_ref());
-            let (Some(parent), Some(level)) = (parent, rest.first_mut()) else { break };
-            level.made = Some(make_level(parent.dir.as_fd(), &level.name).map_err(on("create", &self.path))?);
+            let (Some(parent), Some(level)) = (parent, rest.first_mut()) else {
+                break;
+            };
+            level.made = Some(
+                make_level(parent.dir.as_fd(), &level.name).map_err(on("create", &self.path))?,
+            );
         }
         Ok(())
     }
 
     fn file(&mut self, name: &[u8], stat: &Stat) -> Result<(), TreeError> {
         self.make_levels()?;
-        let (Some(top), Some(level)) = (self.levels.first(), self.levels.last()) else { return Ok(()) };
-        let (Some(top), Some(made)) = (&top.made, &level.made) else { return Ok(()) };
+        let (Some(top), Some(level)) = (self.levels.first(), self.levels.last()) else {
+            return Ok(());
+        };
+        let (Some(top), Some(made)) = (&top.made, &level.made) else {
+            return Ok(());
+        };
         let (source, dir) = (level.source.as_fd(), made.dir.as_fd());
         let owner = self.owner_of(stat);
-        if self.share && stat.kind == Kind::File && owner == (Owner { uid: stat.uid, gid: stat.gid }) {
+        if self.share
+            && stat.kind == Kind::File
+            && owner
+                == (Owner {
+                    uid: stat.uid,
+                    gid: stat.gid,
+                })
+        {
             clear(dir, name, made.fresh).map_err(on("replace", &self.path))?;
             match rustix::fs::linkat(source, name, dir, name, AtFlags::empty()) {
                 Ok(()) => return Ok(()),
@@ -372,7 +498,9 @@ impl Copier {
         }
         if stat.kind == Kind::File {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let from: File = rustix::fs::openat(source, name, flags, Mode::empty()).map_err(on("open", &self.path))?.into();
+            let from: File = rustix::fs::openat(source, name, flags, Mode::empty())
+                .map_err(on("open", &self.path))?
+                .into();
             let mut to = match create(dir, name) {
                 Err(Errno::EXIST) => {
                     remove_any(dir, name).map_err(on("replace", &self.path))?;
@@ -381,11 +509,14 @@ impl Copier {
                 other => other,
             }
             .map_err(on("create", &self.path))?;
-            copy_contents(&from, &mut to, stat).map_err(|e| TreeError::io("copy", &self.path, e))?;
-            set_metadata(from.as_fd(), to.as_fd(), stat, owner, stat.mode).map_err(on("set the mode of", &self.path))?;
+            copy_contents(&from, &mut to, stat)
+                .map_err(|e| TreeError::io("copy", &self.path, e))?;
+            set_metadata(from.as_fd(), to.as_fd(), stat, owner, stat.mode)
+                .map_err(on("set the mode of", &self.path))?;
         } else {
             clear(dir, name, made.fresh).map_err(on("replace", &self.path))?;
-            copy_special((source, name), (dir, name), stat, owner).map_err(on("create", &self.path))?;
+            copy_special((source, name), (dir, name), stat, owner)
+                .map_err(on("create", &self.path))?;
         }
         if several {
             self.linked.insert(key, self.path.clone());
@@ -412,7 +543,10 @@ fn make_level(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Made> {
         },
         Err(e) => return Err(e),
     };
-    Ok(Made { dir: open_child_dir(parent, name)?, fresh })
+    Ok(Made {
+        dir: open_child_dir(parent, name)?,
+        fresh,
+    })
 }
 
 /// Links, pipes, sockets and devices.
@@ -430,8 +564,12 @@ fn copy_special(
         }
         Kind::Fifo => rustix::fs::mknodat(to.0, to.1, FileType::Fifo, mode, 0)?,
         Kind::Socket => rustix::fs::mknodat(to.0, to.1, FileType::Socket, mode, 0)?,
-        Kind::CharDevice => rustix::fs::mknodat(to.0, to.1, FileType::CharacterDevice, mode, stat.rdev)?,
-        Kind::BlockDevice => rustix::fs::mknodat(to.0, to.1, FileType::BlockDevice, mode, stat.rdev)?,
+        Kind::CharDevice => {
+            rustix::fs::mknodat(to.0, to.1, FileType::CharacterDevice, mode, stat.rdev)?
+        }
+        Kind::BlockDevice => {
+            rustix::fs::mknodat(to.0, to.1, FileType::BlockDevice, mode, stat.rdev)?
+        }
         Kind::File | Kind::Dir => {}
     }
     set_named_metadata(to.0, to.1, stat, owner)?;
@@ -462,7 +600,11 @@ fn copy_in_kernel(from: &File, to: &File, size: u64) -> io::Result<bool> {
             Ok(0) => break,
             Ok(n) => left = left.saturating_sub(n as u64),
             Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF) if left == size => return Ok(false),
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::BADF)
+                if left == size =>
+            {
+                return Ok(false);
+            }
             Err(e) => return Err(e.into()),
         }
     }
@@ -474,7 +616,9 @@ fn copy_by_hand(mut from: &File, to: &mut File, size: u64) -> io::Result<()> {
     let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER).min(BUFFER)];
     let mut left = size;
     while left > 0 {
-        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = match from.read(buffer.get_mut(..want).unwrap_or_default()) {
             Ok(0) => return Ok(()),
             Ok(n) => n,

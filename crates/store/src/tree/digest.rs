@@ -26,7 +26,9 @@ impl Tree {
         self.walk(path, &mut |walked| {
             entry(&mut hash, walked.path, walked.stat);
             match walked.stat.kind {
-                Kind::File => hash.update(contents(self.open_at(walked)?, &mut buffer, walked.path)?),
+                Kind::File => {
+                    hash.update(contents(self.open_at(walked)?, &mut buffer, walked.path)?)
+                }
                 Kind::Symlink => text(&mut hash, &self.read_link_at(walked)?),
                 _ => {}
             }
@@ -39,7 +41,11 @@ impl Tree {
     ///
     /// # Errors
     /// When it is no file, or cannot be read.
-    pub fn file_digest(&self, path: impl AsRef<[u8]>, exclude_metadata: bool) -> Result<String, TreeError> {
+    pub fn file_digest(
+        &self,
+        path: impl AsRef<[u8]>,
+        exclude_metadata: bool,
+    ) -> Result<String, TreeError> {
         let path = path.as_ref();
         let (file, stat) = self.open_regular(path)?;
         let contents = contents(file, &mut vec![0; 128 << 10], path)?;
@@ -64,12 +70,20 @@ fn entry(hash: &mut Sha256, path: &[u8], stat: &Stat) {
         Kind::BlockDevice => b'b',
     };
     // A link's own permissions mean nothing.
-    let mode = if stat.kind == Kind::Symlink { 0 } else { stat.mode };
+    let mode = if stat.kind == Kind::Symlink {
+        0
+    } else {
+        stat.mode
+    };
     hash.update([kind]);
     for number in [mode, stat.uid, stat.gid] {
         hash.update(number.to_le_bytes());
     }
-    let rdev = if matches!(stat.kind, Kind::CharDevice | Kind::BlockDevice) { stat.rdev } else { 0 };
+    let rdev = if matches!(stat.kind, Kind::CharDevice | Kind::BlockDevice) {
+        stat.rdev
+    } else {
+        0
+    };
     hash.update(rdev.to_le_bytes());
     text(hash, path);
 }

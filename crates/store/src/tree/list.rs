@@ -38,7 +38,9 @@ impl Tree {
             let kind = match kind {
                 // Some file systems do not say, and a whiteout must be told from a device.
                 FileType::Unknown | FileType::CharacterDevice => {
-                    match lstat(std::os::fd::AsFd::as_fd(&dir), &name).map_err(on("look at", path))? {
+                    match lstat(std::os::fd::AsFd::as_fd(&dir), &name)
+                        .map_err(on("look at", path))?
+                    {
                         Some(stat) if !stat.is_whiteout() => stat.kind,
                         _ => continue,
                     }
@@ -72,9 +74,17 @@ pub(crate) fn is_empty_dir(dir: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     Ok(empty)
 }
 
-fn each_name(dir: BorrowedFd<'_>, mut f: impl FnMut(&[u8], FileType) -> bool) -> rustix::io::Result<()> {
+fn each_name(
+    dir: BorrowedFd<'_>,
+    mut f: impl FnMut(&[u8], FileType) -> bool,
+) -> rustix::io::Result<()> {
     // A descriptor of its own: positions are shared by all who use one.
-    let dir = rustix::fs::openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let dir = rustix::fs::openat(
+        dir,
+        c".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut buffer = Vec::with_capacity(DIR_BUFFER);
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {

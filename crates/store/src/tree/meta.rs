@@ -54,8 +54,14 @@ pub(crate) fn own_and_mode(fd: BorrowedFd<'_>, owner: Owner, mode: u32) -> rusti
 
 /// Times as the kernel wants them: the same for access and modification.
 pub(crate) fn times(mtime_ns: i64) -> Timestamps {
-    let at = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _ };
-    Timestamps { last_access: at, last_modification: at }
+    let at = Timespec {
+        tv_sec: mtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _,
+    };
+    Timestamps {
+        last_access: at,
+        last_modification: at,
+    }
 }
 
 /// Makes an open file or directory look like `stat`, with another owner and mode.
@@ -72,12 +78,30 @@ pub(crate) fn set_metadata(
 }
 
 /// Makes an open directory look exactly like another.
-pub(crate) fn set_own_metadata(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> rustix::io::Result<()> {
-    set_metadata(from, to, stat, Owner { uid: stat.uid, gid: stat.gid }, stat.mode)
+pub(crate) fn set_own_metadata(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    stat: &Stat,
+) -> rustix::io::Result<()> {
+    set_metadata(
+        from,
+        to,
+        stat,
+        Owner {
+            uid: stat.uid,
+            gid: stat.gid,
+        },
+        stat.mode,
+    )
 }
 
 /// Makes a named thing that is neither file nor directory look like `stat`.
-pub(crate) fn set_named_metadata(dir: BorrowedFd<'_>, name: &[u8], stat: &Stat, owner: Owner) -> rustix::io::Result<()> {
+pub(crate) fn set_named_metadata(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    stat: &Stat,
+    owner: Owner,
+) -> rustix::io::Result<()> {
     let (uid, gid) = owner.ids();
     rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
     if stat.kind != Kind::Symlink {
@@ -88,11 +112,14 @@ pub(crate) fn set_named_metadata(dir: BorrowedFd<'_>, name: &[u8], stat: &Stat, 
 
 /// Copies extended attributes between open files or directories.
 pub(crate) fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    each_xattr(&Attrs::Open(from), |name, value| match rustix::fs::fsetxattr(to, name, value, XattrFlags::empty()) {
-        // The target's file system keeps none of this kind.
-        Err(Errno::NOTSUP) => Ok(()),
-        other => other,
-    })
+    each_xattr(
+        &Attrs::Open(from),
+        |name, value| match rustix::fs::fsetxattr(to, name, value, XattrFlags::empty()) {
+            // The target's file system keeps none of this kind.
+            Err(Errno::NOTSUP) => Ok(()),
+            other => other,
+        },
+    )
 }
 
 /// Copies extended attributes between named things that cannot be opened, such as links.
@@ -112,7 +139,11 @@ pub(crate) fn copy_named_xattrs(
 
 /// A path for calls that only take paths.
 fn through_proc(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
-    [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat()
+    [
+        format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(),
+        name,
+    ]
+    .concat()
 }
 
 enum Attrs<'a> {
@@ -125,7 +156,9 @@ impl Attrs<'_> {
         buf.clear();
         match self {
             Attrs::Open(fd) => rustix::fs::flistxattr(fd, rustix::buffer::spare_capacity(buf)),
-            Attrs::Path(path) => rustix::fs::llistxattr(path.as_slice(), rustix::buffer::spare_capacity(buf)),
+            Attrs::Path(path) => {
+                rustix::fs::llistxattr(path.as_slice(), rustix::buffer::spare_capacity(buf))
+            }
         }
     }
 
@@ -133,13 +166,18 @@ impl Attrs<'_> {
         buf.clear();
         match self {
             Attrs::Open(fd) => rustix::fs::fgetxattr(fd, name, rustix::buffer::spare_capacity(buf)),
-            Attrs::Path(path) => rustix::fs::lgetxattr(path.as_slice(), name, rustix::buffer::spare_capacity(buf)),
+            Attrs::Path(path) => {
+                rustix::fs::lgetxattr(path.as_slice(), name, rustix::buffer::spare_capacity(buf))
+            }
         }
     }
 }
 
 /// Calls `f` with every attribute but overlayfs's own.
-fn each_xattr(attrs: &Attrs<'_>, mut f: impl FnMut(&[u8], &[u8]) -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+fn each_xattr(
+    attrs: &Attrs<'_>,
+    mut f: impl FnMut(&[u8], &[u8]) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
     let mut names = Vec::with_capacity(256);
     match retry_larger(&mut names, |buf| attrs.list(buf)) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(()),
@@ -147,7 +185,10 @@ fn each_xattr(attrs: &Attrs<'_>, mut f: impl FnMut(&[u8], &[u8]) -> rustix::io::
         Err(e) => return Err(e),
     }
     let mut value = Vec::with_capacity(256);
-    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty() && !name.starts_with(OVERLAY_XATTRS)) {
+    for name in names
+        .split(|b| *b == 0)
+        .filter(|name| !name.is_empty() && !name.starts_with(OVERLAY_XATTRS))
+    {
         match retry_larger(&mut value, |buf| attrs.get(name, buf)) {
             Ok(_) => f(name, &value)?,
             // Gone meanwhile, or not readable.
@@ -158,7 +199,10 @@ fn each_xattr(attrs: &Attrs<'_>, mut f: impl FnMut(&[u8], &[u8]) -> rustix::io::
     Ok(())
 }
 
-fn retry_larger(buf: &mut Vec<u8>, mut call: impl FnMut(&mut Vec<u8>) -> rustix::io::Result<usize>) -> rustix::io::Result<usize> {
+fn retry_larger(
+    buf: &mut Vec<u8>,
+    mut call: impl FnMut(&mut Vec<u8>) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<usize> {
     match call(buf) {
         Err(Errno::RANGE) => {
             buf.clear();
@@ -202,7 +246,10 @@ pub(crate) fn same_xattrs(one: &Path, other: &Path) -> io::Result<bool> {
 }
 
 /// Whether two open files or directories have the same extended attributes, overlayfs's aside.
-pub(crate) fn same_open_xattrs(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+pub(crate) fn same_open_xattrs(
+    one: BorrowedFd<'_>,
+    other: BorrowedFd<'_>,
+) -> rustix::io::Result<bool> {
     let all = |fd| {
         let mut all = std::collections::BTreeMap::new();
         each_xattr(&Attrs::Open(fd), |name, value| {

@@ -191,7 +191,11 @@ impl TreeError {
             Some(Errno::NOTDIR) => TreeError::NotDirectory { path },
             Some(Errno::ISDIR) => TreeError::IsDirectory { path },
             Some(Errno::NAMETOOLONG) => TreeError::NameTooLong,
-            _ => TreeError::Io { action, path, source },
+            _ => TreeError::Io {
+                action,
+                path,
+                source,
+            },
         }
     }
 
@@ -212,7 +216,10 @@ impl Tree {
     /// # Errors
     /// When it cannot be opened.
     pub fn open_dir(dir: &Path) -> Result<Tree, TreeError> {
-        Ok(Tree::at(Arc::new(Place::new(crate::disk::open_dir(dir)?, None))))
+        Ok(Tree::at(Arc::new(Place::new(
+            crate::disk::open_dir(dir)?,
+            None,
+        ))))
     }
 
     pub(crate) fn at(place: Arc<Place>) -> Tree {
@@ -227,7 +234,10 @@ impl Tree {
 
 impl Place {
     pub(crate) fn new(root: OwnedFd, lower: Option<Snapshot>) -> Place {
-        Place { root, _lower: lower }
+        Place {
+            root,
+            _lower: lower,
+        }
     }
 }
 

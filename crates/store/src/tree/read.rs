@@ -15,7 +15,11 @@ impl Tree {
         let path = path.as_ref();
         match self.open_at_path(path, OFlags::PATH) {
             Ok(fd) => fstat(fd.as_fd()).map(Some).map_err(on("look at", path)),
-            Err(TreeError::NotFound { .. } | TreeError::NotDirectory { .. } | TreeError::NameTooLong) => Ok(None),
+            Err(
+                TreeError::NotFound { .. }
+                | TreeError::NotDirectory { .. }
+                | TreeError::NameTooLong,
+            ) => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -38,7 +42,13 @@ impl Tree {
     /// `<shown>: no such file or directory`, `path <shown> is a file, not a directory`.
     pub fn expect_dir(&self, path: impl AsRef<[u8]>, shown: &str) -> Result<Stat, TreeError> {
         let stat = self.expect(path.as_ref(), shown)?;
-        if stat.is_dir() { Ok(stat) } else { Err(TreeError::FileNotDirectory { path: shown.to_owned() }) }
+        if stat.is_dir() {
+            Ok(stat)
+        } else {
+            Err(TreeError::FileNotDirectory {
+                path: shown.to_owned(),
+            })
+        }
     }
 
     /// A file that must be there. `shown` is how errors name the path.
@@ -47,11 +57,19 @@ impl Tree {
     /// `<shown>: no such file or directory`, `path <shown> is a directory, not a file`.
     pub fn expect_file(&self, path: impl AsRef<[u8]>, shown: &str) -> Result<Stat, TreeError> {
         let stat = self.expect(path.as_ref(), shown)?;
-        if stat.is_dir() { Err(TreeError::DirectoryNotFile { path: shown.to_owned() }) } else { Ok(stat) }
+        if stat.is_dir() {
+            Err(TreeError::DirectoryNotFile {
+                path: shown.to_owned(),
+            })
+        } else {
+            Ok(stat)
+        }
     }
 
     fn expect(&self, path: &[u8], shown: &str) -> Result<Stat, TreeError> {
-        self.stat(path)?.ok_or_else(|| TreeError::NotFound { path: shown.to_owned() })
+        self.stat(path)?.ok_or_else(|| TreeError::NotFound {
+            path: shown.to_owned(),
+        })
     }
 
     /// Where a link points.
@@ -60,9 +78,12 @@ impl Tree {
     /// When it is no link, or not there.
     pub fn read_link(&self, path: impl AsRef<[u8]>) -> Result<Vec<u8>, TreeError> {
         let path = path.as_ref();
-        let not_found = || TreeError::NotFound { path: String::from_utf8_lossy(path).into_owned() };
+        let not_found = || TreeError::NotFound {
+            path: String::from_utf8_lossy(path).into_owned(),
+        };
         let spot = self.existing_spot(path)?.ok_or_else(not_found)?;
-        let target = rustix::fs::readlinkat(spot.dir, spot.name.as_slice(), Vec::new()).map_err(on("read the link", path))?;
+        let target = rustix::fs::readlinkat(spot.dir, spot.name.as_slice(), Vec::new())
+            .map_err(on("read the link", path))?;
         Ok(target.into_bytes())
     }
 
@@ -81,12 +102,19 @@ impl Tree {
     pub fn read_file(&self, path: impl AsRef<[u8]>, max: u64) -> Result<Vec<u8>, TreeError> {
         let path = path.as_ref();
         let (file, stat) = self.open_regular(path)?;
-        let too_large = |size| TreeError::TooLarge { path: String::from_utf8_lossy(path).into_owned(), size, limit: max };
+        let too_large = |size| TreeError::TooLarge {
+            path: String::from_utf8_lossy(path).into_owned(),
+            size,
+            limit: max,
+        };
         if stat.size > max {
             return Err(too_large(stat.size));
         }
-        let mut contents = Vec::with_capacity(usize::try_from(stat.size).unwrap_or(0).saturating_add(1));
-        file.take(max.saturating_add(1)).read_to_end(&mut contents).map_err(|e| TreeError::io("read", path, e))?;
+        let mut contents =
+            Vec::with_capacity(usize::try_from(stat.size).unwrap_or(0).saturating_add(1));
+        file.take(max.saturating_add(1))
+            .read_to_end(&mut contents)
+            .map_err(|e| TreeError::io("read", path, e))?;
         if contents.len() as u64 > max {
             return Err(too_large(contents.len() as u64));
         }
@@ -101,7 +129,11 @@ impl Tree {
         match stat.kind {
             Kind::File => Ok((fd.into(), stat)),
             Kind::Dir => Err(TreeError::DirectoryNotFile { path: shown() }),
-            _ => Err(TreeError::io("read", path, std::io::Error::other("it is not a regular file"))),
+            _ => Err(TreeError::io(
+                "read",
+                path,
+                std::io::Error::other("it is not a regular file"),
+            )),
         }
     }
 }

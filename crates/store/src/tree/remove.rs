@@ -26,7 +26,10 @@ impl Tree {
         if parts.is_empty() {
             return Err(TreeError::Root { action: "remove" });
         }
-        let text: Vec<&str> = parts.iter().map_while(|part| std::str::from_utf8(part).ok()).collect();
+        let text: Vec<&str> = parts
+            .iter()
+            .map_while(|part| std::str::from_utf8(part).ok())
+            .collect();
         let plain = text.iter().take_while(|part| !has_wildcards(part)).count();
         // Not text: no pattern either.
         if plain == text.len() || text.len() < parts.len() {
@@ -36,9 +39,15 @@ impl Tree {
             };
         }
         for part in text.get(plain..).unwrap_or_default() {
-            go_match(part, b"").map_err(|_| PatternError::Syntax { pattern: String::from_utf8_lossy(path).into_owned() })?;
+            go_match(part, b"").map_err(|_| PatternError::Syntax {
+                pattern: String::from_utf8_lossy(path).into_owned(),
+            })?;
         }
-        match open_in(self.root(), &relative(parts.get(..plain).unwrap_or_default()), OFlags::RDONLY | OFlags::DIRECTORY) {
+        match open_in(
+            self.root(),
+            &relative(parts.get(..plain).unwrap_or_default()),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        ) {
             Ok(dir) => remove_matching(dir.as_fd(), text.get(plain..).unwrap_or_default(), path),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
             Err(e) => Err(on("open", path)(e)),
@@ -47,7 +56,9 @@ impl Tree {
 }
 
 fn remove_matching(dir: BorrowedFd<'_>, patterns: &[&str], shown: &[u8]) -> Result<(), TreeError> {
-    let Some((pattern, deeper)) = patterns.split_first() else { return Ok(()) };
+    let Some((pattern, deeper)) = patterns.split_first() else {
+        return Ok(());
+    };
     for (name, _) in names_of(dir).map_err(on("list", shown))? {
         if !go_match(pattern, &name)? {
             continue;

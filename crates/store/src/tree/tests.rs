@@ -14,8 +14,15 @@ struct Fixture {
 
 fn empty() -> Fixture {
     let base = Path::new("/dev/shm");
-    let base = if base.is_dir() { base.to_owned() } else { std::env::temp_dir() };
-    let dir = tempfile::Builder::new().prefix("store-tree-").tempdir_in(base).unwrap();
+    let base = if base.is_dir() {
+        base.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    let dir = tempfile::Builder::new()
+        .prefix("store-tree-")
+        .tempdir_in(base)
+        .unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let tree = Tree::open_dir(dir.path()).unwrap();
     Fixture { dir, tree }
@@ -24,8 +31,16 @@ fn empty() -> Fixture {
 /// The tree of the recorded cases.
 fn recorded() -> Fixture {
     let f = empty();
-    for (path, contents) in [("a.txt", "A"), ("b.md", "B"), ("sub/c.txt", "C"), ("sub/deep/d.txt", "D"), (".hidden", "H")] {
-        f.tree.write_file(path, contents.as_bytes(), 0o644, None).unwrap();
+    for (path, contents) in [
+        ("a.txt", "A"),
+        ("b.md", "B"),
+        ("sub/c.txt", "C"),
+        ("sub/deep/d.txt", "D"),
+        (".hidden", "H"),
+    ] {
+        f.tree
+            .write_file(path, contents.as_bytes(), 0o644, None)
+            .unwrap();
     }
     f.tree.make_dir("empty", 0o755, None).unwrap();
     f
@@ -33,11 +48,21 @@ fn recorded() -> Fixture {
 
 impl Fixture {
     fn glob(&self, pattern: &str) -> Vec<String> {
-        self.tree.glob("/", pattern).unwrap().into_iter().map(|l| String::from_utf8(l.name).unwrap()).collect()
+        self.tree
+            .glob("/", pattern)
+            .unwrap()
+            .into_iter()
+            .map(|l| String::from_utf8(l.name).unwrap())
+            .collect()
     }
 
     fn entries(&self, path: &str) -> Vec<String> {
-        self.tree.entries(path).unwrap().into_iter().map(|l| String::from_utf8(l.name).unwrap()).collect()
+        self.tree
+            .entries(path)
+            .unwrap()
+            .into_iter()
+            .map(|l| String::from_utf8(l.name).unwrap())
+            .collect()
     }
 
     fn read(&self, path: &str) -> String {
@@ -56,19 +81,33 @@ impl Fixture {
 
 fn options(include: &[&str], exclude: &[&str]) -> CopyOptions {
     let list = |patterns: &[&str]| patterns.iter().map(|p| (*p).to_owned()).collect();
-    CopyOptions { include: list(include), exclude: list(exclude), ..CopyOptions::default() }
+    CopyOptions {
+        include: list(include),
+        exclude: list(exclude),
+        ..CopyOptions::default()
+    }
 }
 
 #[test]
 fn entries_are_sorted_and_paths_are_clamped() {
     let f = recorded();
     for path in ["", ".", "/", "./", "..", "/sub/.."] {
-        assert_eq!(f.entries(path), [".hidden", "a.txt", "b.md", "empty", "sub"], "{path}");
+        assert_eq!(
+            f.entries(path),
+            [".hidden", "a.txt", "b.md", "empty", "sub"],
+            "{path}"
+        );
     }
     assert_eq!(f.entries("../../sub"), ["c.txt", "deep"]);
     assert_eq!(f.read("sub/../a.txt"), "A");
-    assert_eq!(f.tree.entries("sub/nope").unwrap_err().to_string(), "sub/nope: no such file or directory");
-    assert_eq!(f.tree.entries("a.txt").unwrap_err().to_string(), "a.txt: not a directory");
+    assert_eq!(
+        f.tree.entries("sub/nope").unwrap_err().to_string(),
+        "sub/nope: no such file or directory"
+    );
+    assert_eq!(
+        f.tree.entries("a.txt").unwrap_err().to_string(),
+        "a.txt: not a directory"
+    );
 }
 
 #[test]
@@ -76,14 +115,26 @@ fn what_is_not_as_expected_is_said_as_clients_know_it() {
     let f = recorded();
     let dir = |path, shown| f.tree.expect_dir(path, shown).unwrap_err().to_string();
     let file = |path, shown| f.tree.expect_file(path, shown).unwrap_err().to_string();
-    assert_eq!(dir("/a.txt", "a.txt"), "path a.txt is a file, not a directory");
+    assert_eq!(
+        dir("/a.txt", "a.txt"),
+        "path a.txt is a file, not a directory"
+    );
     assert_eq!(dir("/x", "x"), "x: no such file or directory");
-    assert_eq!(dir("/a.txt/x", "a.txt/x"), "a.txt/x: no such file or directory");
+    assert_eq!(
+        dir("/a.txt/x", "a.txt/x"),
+        "a.txt/x: no such file or directory"
+    );
     assert_eq!(file("/sub", "sub"), "path sub is a directory, not a file");
     assert_eq!(file("/", ""), "path  is a directory, not a file");
-    assert_eq!(file("/sub/nope", "sub/nope"), "sub/nope: no such file or directory");
+    assert_eq!(
+        file("/sub/nope", "sub/nope"),
+        "sub/nope: no such file or directory"
+    );
     let long = "n".repeat(256);
-    assert_eq!(f.tree.read_file(&long, 10).unwrap_err().to_string(), TreeError::NameTooLong.to_string());
+    assert_eq!(
+        f.tree.read_file(&long, 10).unwrap_err().to_string(),
+        TreeError::NameTooLong.to_string()
+    );
     assert_eq!(
         f.tree.read_file("a.txt", 0).unwrap_err().to_string(),
         "a.txt: 1 bytes are more than the 0 that can be read at once"
@@ -100,9 +151,18 @@ fn links_stay_inside() {
     symlink("loop", root.join("loop")).unwrap();
     assert_eq!(f.read("absolute"), "A");
     assert_eq!(f.read("sub/up/c.txt"), "C");
-    assert_eq!(f.tree.expect_file("dangling", "dangling").unwrap_err().to_string(), "dangling: no such file or directory");
+    assert_eq!(
+        f.tree
+            .expect_file("dangling", "dangling")
+            .unwrap_err()
+            .to_string(),
+        "dangling: no such file or directory"
+    );
     assert!(f.tree.stat("dangling").unwrap().is_none());
-    assert_eq!(f.tree.lstat("dangling").unwrap().unwrap().kind, Kind::Symlink);
+    assert_eq!(
+        f.tree.lstat("dangling").unwrap().unwrap().kind,
+        Kind::Symlink
+    );
     assert_eq!(f.tree.read_link("dangling").unwrap(), b"nowhere");
     assert!(f.tree.stat("loop").is_err());
 }
@@ -110,19 +170,43 @@ fn links_stay_inside() {
 #[test]
 fn globs_select_exactly_what_they_match() {
     let f = recorded();
-    assert_eq!(f.glob("**"), [".hidden", "a.txt", "b.md", "empty", "sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt"]);
+    assert_eq!(
+        f.glob("**"),
+        [
+            ".hidden",
+            "a.txt",
+            "b.md",
+            "empty",
+            "sub",
+            "sub/c.txt",
+            "sub/deep",
+            "sub/deep/d.txt"
+        ]
+    );
     assert_eq!(f.glob("sub/*"), ["sub/c.txt", "sub/deep"]);
     assert_eq!(f.glob("**/deep/**"), ["sub/deep/d.txt"]);
-    let below: Vec<_> = f.tree.glob("sub", "**/*.txt").unwrap().into_iter().map(|l| l.name).collect();
+    let below: Vec<_> = f
+        .tree
+        .glob("sub", "**/*.txt")
+        .unwrap()
+        .into_iter()
+        .map(|l| l.name)
+        .collect();
     assert_eq!(below, [b"c.txt".to_vec(), b"deep/d.txt".to_vec()]);
-    assert_eq!(f.tree.glob("/", "[a").unwrap_err().to_string(), "syntax error in pattern `[a`");
+    assert_eq!(
+        f.tree.glob("/", "[a").unwrap_err().to_string(),
+        "syntax error in pattern `[a`"
+    );
 }
 
 #[test]
 fn new_files_get_parents_and_plain_permissions() {
     let f = empty();
     f.tree.write_file("/x/y/f", b"h", 0o755, None).unwrap();
-    assert_eq!((f.mode("x"), f.mode("x/y"), f.mode("x/y/f")), (0o755, 0o755, 0o755));
+    assert_eq!(
+        (f.mode("x"), f.mode("x/y"), f.mode("x/y/f")),
+        (0o755, 0o755, 0o755)
+    );
     f.tree.write_file("zero", b"", 0, None).unwrap();
     f.tree.write_file("setuid", b"", 0o4755, None).unwrap();
     assert_eq!((f.mode("zero"), f.mode("setuid")), (0o644, 0o755));
@@ -135,11 +219,18 @@ fn new_files_get_parents_and_plain_permissions() {
 #[test]
 fn new_files_do_not_replace_directories() {
     let f = recorded();
-    let write = |path: &str| f.tree.write_file(path, b"x", 0o644, None).map_err(|e| e.to_string());
+    let write = |path: &str| {
+        f.tree
+            .write_file(path, b"x", 0o644, None)
+            .map_err(|e| e.to_string())
+    };
     assert_eq!(write("sub").unwrap_err(), "sub: is a directory");
     assert_eq!(write("/").unwrap_err(), "/: is a directory");
     assert_eq!(write("a.txt/x").unwrap_err(), "a.txt/x: not a directory");
-    assert_eq!(write(&"n".repeat(256)).unwrap_err(), "File name length exceeds the maximum supported 255 characters");
+    assert_eq!(
+        write(&"n".repeat(256)).unwrap_err(),
+        "File name length exceeds the maximum supported 255 characters"
+    );
     write(&"n".repeat(255)).unwrap();
 }
 
@@ -151,12 +242,26 @@ fn new_files_are_written_through_links() {
     symlink("../made", root.join("sub/relative")).unwrap();
     symlink("sub", root.join("dir")).unwrap();
     f.tree.write_file("absolute", b"1", 0o644, None).unwrap();
-    f.tree.write_file("dir/relative", b"2", 0o644, None).unwrap();
-    assert_eq!((f.read("sub/c.txt"), f.read("made")), ("1".into(), "2".into()));
-    assert_eq!(f.tree.lstat("absolute").unwrap().unwrap().kind, Kind::Symlink);
+    f.tree
+        .write_file("dir/relative", b"2", 0o644, None)
+        .unwrap();
+    assert_eq!(
+        (f.read("sub/c.txt"), f.read("made")),
+        ("1".into(), "2".into())
+    );
+    assert_eq!(
+        f.tree.lstat("absolute").unwrap().unwrap().kind,
+        Kind::Symlink
+    );
     symlink("loop", root.join("loop")).unwrap();
     assert!(f.tree.write_file("loop", b"", 0o644, None).is_err());
-    assert_eq!(f.tree.write_file("dir", b"", 0o644, None).unwrap_err().to_string(), "dir: is a directory");
+    assert_eq!(
+        f.tree
+            .write_file("dir", b"", 0o644, None)
+            .unwrap_err()
+            .to_string(),
+        "dir: is a directory"
+    );
 }
 
 #[test]
@@ -164,17 +269,30 @@ fn a_file_with_two_names_is_replaced_under_one() {
     let f = recorded();
     fs::hard_link(f.dir.path().join("a.txt"), f.dir.path().join("other")).unwrap();
     f.tree.write_file("a.txt", b"new", 0o644, None).unwrap();
-    assert_eq!((f.read("a.txt"), f.read("other")), ("new".into(), "A".into()));
+    assert_eq!(
+        (f.read("a.txt"), f.read("other")),
+        ("new".into(), "A".into())
+    );
 }
 
 #[test]
 fn overwriting_keeps_what_a_shell_would_keep() {
     let f = recorded();
-    f.tree.write_file("kept", b"old longer", 0o640, None).unwrap();
+    f.tree
+        .write_file("kept", b"old longer", 0o640, None)
+        .unwrap();
     f.tree.overwrite_file("kept", b"new", 0o600, None).unwrap();
     f.tree.overwrite_file("made", b"x", 0o600, None).unwrap();
-    assert_eq!((f.read("kept"), f.mode("kept"), f.mode("made")), ("new".into(), 0o640, 0o600));
-    let fails = |path: &str| f.tree.overwrite_file(path, b"", 0o600, None).unwrap_err().to_string();
+    assert_eq!(
+        (f.read("kept"), f.mode("kept"), f.mode("made")),
+        ("new".into(), 0o640, 0o600)
+    );
+    let fails = |path: &str| {
+        f.tree
+            .overwrite_file(path, b"", 0o600, None)
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(fails("no/dir"), "no/dir: no such file or directory");
     assert_eq!(fails("sub"), "sub: is a directory");
 }
@@ -185,10 +303,22 @@ fn directories_give_their_mode_to_parents_they_make() {
     f.tree.make_dir("x/y", 0o700, None).unwrap();
     f.tree.make_dir("zero", 0, None).unwrap();
     f.tree.make_dir("null", 0o644, None).unwrap();
-    assert_eq!((f.mode("x"), f.mode("x/y"), f.mode("zero"), f.mode("null")), (0o700, 0o700, 0o755, 0o644));
+    assert_eq!(
+        (f.mode("x"), f.mode("x/y"), f.mode("zero"), f.mode("null")),
+        (0o700, 0o700, 0o755, 0o644)
+    );
     f.tree.make_dir("sub", 0o700, None).unwrap();
-    assert_eq!((f.mode("sub"), f.entries("sub")), (0o755, vec!["c.txt".into(), "deep".into()]));
-    assert_eq!(f.tree.make_dir("a.txt", 0o755, None).unwrap_err().to_string(), "a.txt: not a directory");
+    assert_eq!(
+        (f.mode("sub"), f.entries("sub")),
+        (0o755, vec!["c.txt".into(), "deep".into()])
+    );
+    assert_eq!(
+        f.tree
+            .make_dir("a.txt", 0o755, None)
+            .unwrap_err()
+            .to_string(),
+        "a.txt: not a directory"
+    );
     assert!(f.tree.make_dir("/", 0o700, None).is_ok());
 }
 
@@ -199,21 +329,41 @@ fn removing_takes_wildcards_and_forgives_what_is_missing() {
         f.tree.remove(path).unwrap();
         f.glob("**")
     };
-    let all = [".hidden", "a.txt", "b.md", "empty", "sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt"];
-    let without = |gone: &[&str]| -> Vec<&str> { all.iter().copied().filter(|p| !gone.contains(p)).collect() };
+    let all = [
+        ".hidden",
+        "a.txt",
+        "b.md",
+        "empty",
+        "sub",
+        "sub/c.txt",
+        "sub/deep",
+        "sub/deep/d.txt",
+    ];
+    let without = |gone: &[&str]| -> Vec<&str> {
+        all.iter().copied().filter(|p| !gone.contains(p)).collect()
+    };
     assert_eq!(left("a.txt"), without(&["a.txt"]));
     assert_eq!(left("*.txt"), without(&["a.txt"]));
     assert_eq!(left("**/*.txt"), without(&["sub/c.txt"]));
     assert_eq!(left("sub/d*/?.txt"), without(&["sub/deep/d.txt"]));
-    assert_eq!(left("/sub/"), without(&["sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt"]));
+    assert_eq!(
+        left("/sub/"),
+        without(&["sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt"])
+    );
     assert_eq!(left("{sub,empty}"), without(&[]));
     for missing in ["nope", "nope/x", "a.txt/x", "nope/*", "a.txt/*", "x*"] {
         assert_eq!(left(missing), without(&[]), "{missing}");
     }
     assert!(left("*").is_empty());
     let f = recorded();
-    assert_eq!(f.tree.remove("/").unwrap_err().to_string(), "cannot remove the root of a tree");
-    assert_eq!(f.tree.remove("[a").unwrap_err().to_string(), "syntax error in pattern `[a`");
+    assert_eq!(
+        f.tree.remove("/").unwrap_err().to_string(),
+        "cannot remove the root of a tree"
+    );
+    assert_eq!(
+        f.tree.remove("[a").unwrap_err().to_string(),
+        "syntax error in pattern `[a`"
+    );
 }
 
 #[test]
@@ -231,15 +381,31 @@ fn copying_directories_merges() {
     let (f, o) = (recorded(), empty());
     o.tree.write_file("a.txt", b"other", 0o600, None).unwrap();
     o.tree.write_file("sub/new", b"n", 0o644, None).unwrap();
-    f.tree.copy_dir(&o.tree, "/", "", &CopyOptions::default()).unwrap();
+    f.tree
+        .copy_dir(&o.tree, "/", "", &CopyOptions::default())
+        .unwrap();
     assert_eq!(
         f.glob("**/*"),
-        [".hidden", "a.txt", "b.md", "empty", "sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt", "sub/new"]
+        [
+            ".hidden",
+            "a.txt",
+            "b.md",
+            "empty",
+            "sub",
+            "sub/c.txt",
+            "sub/deep",
+            "sub/deep/d.txt",
+            "sub/new"
+        ]
     );
     assert_eq!((f.read("a.txt"), f.mode("a.txt")), ("other".into(), 0o600));
-    f.tree.copy_dir(&o.tree, "sub", "x/y", &CopyOptions::default()).unwrap();
+    f.tree
+        .copy_dir(&o.tree, "sub", "x/y", &CopyOptions::default())
+        .unwrap();
     assert_eq!(f.glob("x/**"), ["x/y", "x/y/new"]);
-    f.tree.copy_dir(&empty().tree, "/", "e2", &CopyOptions::default()).unwrap();
+    f.tree
+        .copy_dir(&empty().tree, "/", "e2", &CopyOptions::default())
+        .unwrap();
     assert!(f.entries("e2").is_empty());
 }
 
@@ -249,13 +415,23 @@ fn copying_replaces_what_is_of_another_kind() {
     o.tree.write_file("sub", b"file", 0o644, None).unwrap();
     o.tree.write_file("a.txt/inner", b"i", 0o644, None).unwrap();
     symlink("target", o.dir.path().join("empty")).unwrap();
-    f.tree.copy_dir(&o.tree, "/", "/", &CopyOptions::default()).unwrap();
-    assert_eq!((f.read("sub"), f.read("a.txt/inner")), ("file".into(), "i".into()));
+    f.tree
+        .copy_dir(&o.tree, "/", "/", &CopyOptions::default())
+        .unwrap();
+    assert_eq!(
+        (f.read("sub"), f.read("a.txt/inner")),
+        ("file".into(), "i".into())
+    );
     assert_eq!(f.tree.read_link("empty").unwrap(), b"target");
-    f.tree.copy_dir(&o.tree, "a.txt", "b.md", &CopyOptions::default()).unwrap();
+    f.tree
+        .copy_dir(&o.tree, "a.txt", "b.md", &CopyOptions::default())
+        .unwrap();
     assert_eq!(f.entries("b.md"), ["inner"]);
     assert_eq!(
-        f.tree.copy_dir(&o.tree, "sub", "x", &CopyOptions::default()).unwrap_err().to_string(),
+        f.tree
+            .copy_dir(&o.tree, "sub", "x", &CopyOptions::default())
+            .unwrap_err()
+            .to_string(),
         "path sub is a file, not a directory"
     );
 }
@@ -264,18 +440,38 @@ fn copying_replaces_what_is_of_another_kind() {
 fn copying_takes_what_the_patterns_say_and_directories_only_as_needed() {
     let copied = |include: &[&str], exclude: &[&str]| {
         let (f, to) = (recorded(), empty());
-        to.tree.copy_dir(&f.tree, "/", "in", &options(include, exclude)).unwrap();
+        to.tree
+            .copy_dir(&f.tree, "/", "in", &options(include, exclude))
+            .unwrap();
         assert!(to.tree.stat("in").unwrap().unwrap().is_dir());
-        to.tree.glob("in", "**").unwrap().into_iter().map(|l| String::from_utf8(l.name).unwrap()).collect::<Vec<_>>()
+        to.tree
+            .glob("in", "**")
+            .unwrap()
+            .into_iter()
+            .map(|l| String::from_utf8(l.name).unwrap())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(copied(&["**/*.txt"], &["a.*"]), ["sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt"]);
+    assert_eq!(
+        copied(&["**/*.txt"], &["a.*"]),
+        ["sub", "sub/c.txt", "sub/deep", "sub/deep/d.txt"]
+    );
     assert_eq!(copied(&["empty"], &[]), ["empty"]);
-    assert_eq!(copied(&[], &["sub", "!sub/deep/d.txt", ".*", "*.*"]), ["empty", "sub", "sub/deep", "sub/deep/d.txt"]);
-    assert_eq!(copied(&[], &["sub/*"]), [".hidden", "a.txt", "b.md", "empty", "sub"]);
+    assert_eq!(
+        copied(&[], &["sub", "!sub/deep/d.txt", ".*", "*.*"]),
+        ["empty", "sub", "sub/deep", "sub/deep/d.txt"]
+    );
+    assert_eq!(
+        copied(&[], &["sub/*"]),
+        [".hidden", "a.txt", "b.md", "empty", "sub"]
+    );
     assert!(copied(&[], &["*"]).is_empty());
     let f = recorded();
     assert_eq!(
-        empty().tree.copy_dir(&f.tree, "/", "/", &options(&[], &["[a"])).unwrap_err().to_string(),
+        empty()
+            .tree
+            .copy_dir(&f.tree, "/", "/", &options(&[], &["[a"]))
+            .unwrap_err()
+            .to_string(),
         "syntax error in pattern `[a`"
     );
 }
@@ -284,16 +480,32 @@ fn copying_takes_what_the_patterns_say_and_directories_only_as_needed() {
 fn copying_keeps_times_links_holes_and_attributes() {
     let (f, to) = (empty(), empty());
     let root = f.dir.path();
-    f.tree.write_file("d/one", &[7; 100_000], 0o640, None).unwrap();
+    f.tree
+        .write_file("d/one", &[7; 100_000], 0o640, None)
+        .unwrap();
     fs::hard_link(root.join("d/one"), root.join("two")).unwrap();
     symlink("/abs", root.join("link")).unwrap();
     let sparse = fs::File::create(root.join("sparse")).unwrap();
     std::os::unix::fs::FileExt::write_at(&sparse, b"mid", 4 << 20).unwrap();
     sparse.set_len(16 << 20).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    let xattr = rustix::fs::setxattr(root.join("d/one"), "user.note", b"v", rustix::fs::XattrFlags::empty());
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.join("pipe"),
+        FileType::Fifo,
+        Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let xattr = rustix::fs::setxattr(
+        root.join("d/one"),
+        "user.note",
+        b"v",
+        rustix::fs::XattrFlags::empty(),
+    );
     f.tree.set_times("/", 1_000_000_000).unwrap();
-    to.tree.copy_dir(&f.tree, "/", "/", &CopyOptions::default()).unwrap();
+    to.tree
+        .copy_dir(&f.tree, "/", "/", &CopyOptions::default())
+        .unwrap();
 
     let meta = |path: &str| fs::symlink_metadata(to.dir.path().join(path)).unwrap();
     for path in ["d", "d/one", "two", "link", "sparse", "pipe", ""] {
@@ -304,12 +516,24 @@ fn copying_keeps_times_links_holes_and_attributes() {
     assert_eq!(fs::read(to.dir.path().join("two")).unwrap(), [7; 100_000]);
     assert_eq!(to.tree.read_link("link").unwrap(), b"/abs");
     assert_eq!(to.tree.lstat("pipe").unwrap().unwrap().kind, Kind::Fifo);
-    assert_eq!((meta("sparse").len(), meta("sparse").blocks() < 1000), (16 << 20, true));
+    assert_eq!(
+        (meta("sparse").len(), meta("sparse").blocks() < 1000),
+        (16 << 20, true)
+    );
     let copy = fs::read(to.dir.path().join("sparse")).unwrap();
-    assert_eq!((&copy[4 << 20..(4 << 20) + 3], copy.iter().filter(|b| **b != 0).count()), (&b"mid"[..], 3));
+    assert_eq!(
+        (
+            &copy[4 << 20..(4 << 20) + 3],
+            copy.iter().filter(|b| **b != 0).count()
+        ),
+        (&b"mid"[..], 3)
+    );
     if xattr.is_ok() {
         let mut value = [0; 4];
-        assert_eq!(rustix::fs::getxattr(to.dir.path().join("d/one"), "user.note", &mut value).unwrap(), 1);
+        assert_eq!(
+            rustix::fs::getxattr(to.dir.path().join("d/one"), "user.note", &mut value).unwrap(),
+            1
+        );
     }
 }
 
@@ -317,33 +541,72 @@ fn copying_keeps_times_links_holes_and_attributes() {
 fn copying_a_file_gives_it_exactly_the_name() {
     let (f, o) = (recorded(), empty());
     o.tree.write_file("s/one", b"1", 0o600, None).unwrap();
-    let copy = |to: &str, mode| f.tree.copy_file(&o.tree, "s/one", to, &CopyOptions { mode, ..CopyOptions::default() });
+    let copy = |to: &str, mode| {
+        f.tree.copy_file(
+            &o.tree,
+            "s/one",
+            to,
+            &CopyOptions {
+                mode,
+                ..CopyOptions::default()
+            },
+        )
+    };
     copy("k", None).unwrap();
     copy("x/y/p", Some(0o777)).unwrap();
     copy("sub", None).unwrap();
     copy("a.txt", None).unwrap();
-    assert_eq!((f.mode("k"), f.mode("x/y/p"), f.mode("x")), (0o600, 0o777, 0o755));
+    assert_eq!(
+        (f.mode("k"), f.mode("x/y/p"), f.mode("x")),
+        (0o600, 0o777, 0o755)
+    );
     assert_eq!((f.read("sub"), f.read("a.txt")), ("1".into(), "1".into()));
-    assert_eq!(copy("/", None).unwrap_err().to_string(), "cannot replace the root of a tree");
-    assert_eq!(copy(&"n".repeat(256), None).unwrap_err().to_string(), TreeError::NameTooLong.to_string());
-    let missing = f.tree.copy_file(&o.tree, "nope", "z", &CopyOptions::default()).unwrap_err();
+    assert_eq!(
+        copy("/", None).unwrap_err().to_string(),
+        "cannot replace the root of a tree"
+    );
+    assert_eq!(
+        copy(&"n".repeat(256), None).unwrap_err().to_string(),
+        TreeError::NameTooLong.to_string()
+    );
+    let missing = f
+        .tree
+        .copy_file(&o.tree, "nope", "z", &CopyOptions::default())
+        .unwrap_err();
     assert!(missing.is_not_found());
 }
 
 #[test]
 fn root_owners_travel_and_are_given() {
     let (f, to) = (empty(), empty());
-    f.tree.write_file("d/e/f", b"x", 0o640, Some((12, 34))).unwrap();
+    f.tree
+        .write_file("d/e/f", b"x", 0o640, Some((12, 34)))
+        .unwrap();
     for path in ["d", "d/e"] {
         assert_eq!(f.owner(path), (0, 0), "parents of new files are root's");
         f.tree.set_owner(path, 12, 34).unwrap();
     }
-    to.tree.copy_dir(&f.tree, "d", "p/g", &CopyOptions::default()).unwrap();
-    assert_eq!((to.owner("p"), to.owner("p/g"), to.owner("p/g/e"), to.owner("p/g/e/f")), ((0, 0), (0, 0), (12, 34), (12, 34)));
+    to.tree
+        .copy_dir(&f.tree, "d", "p/g", &CopyOptions::default())
+        .unwrap();
+    assert_eq!(
+        (
+            to.owner("p"),
+            to.owner("p/g"),
+            to.owner("p/g/e"),
+            to.owner("p/g/e/f")
+        ),
+        ((0, 0), (0, 0), (12, 34), (12, 34))
+    );
     assert_eq!(to.mode("p/g/e/f"), 0o640);
-    to.tree.copy_file(&f.tree, "d/e/f", "q/f", &CopyOptions::default()).unwrap();
+    to.tree
+        .copy_file(&f.tree, "d/e/f", "q/f", &CopyOptions::default())
+        .unwrap();
     assert_eq!((to.owner("q"), to.owner("q/f")), ((0, 0), (12, 34)));
-    let owned = CopyOptions { owner: Some((5, 6)), ..CopyOptions::default() };
+    let owned = CopyOptions {
+        owner: Some((5, 6)),
+        ..CopyOptions::default()
+    };
     to.tree.copy_dir(&f.tree, "d", "r/s", &owned).unwrap();
     to.tree.copy_file(&f.tree, "d/e/f", "t/f", &owned).unwrap();
     for path in ["r", "r/s", "r/s/e", "r/s/e/f", "t", "t/f"] {
@@ -357,7 +620,9 @@ fn root_owners_travel_and_are_given() {
 fn root_the_top_directory_takes_the_mode_of_the_source() {
     let (f, to) = (recorded(), empty());
     to.tree.make_dir("d", 0o700, Some((9, 9))).unwrap();
-    to.tree.copy_dir(&f.tree, "/", "d", &CopyOptions::default()).unwrap();
+    to.tree
+        .copy_dir(&f.tree, "/", "d", &CopyOptions::default())
+        .unwrap();
     assert_eq!((to.mode("d"), to.owner("d")), (0o755, (0, 0)));
 }
 
@@ -366,7 +631,17 @@ fn root_copying_keeps_setuid_through_a_change_of_owner() {
     let (f, to) = (empty(), empty());
     f.tree.write_file("s", b"x", 0o755, None).unwrap();
     fs::set_permissions(f.dir.path().join("s"), fs::Permissions::from_mode(0o4755)).unwrap();
-    to.tree.copy_file(&f.tree, "s", "s", &CopyOptions { owner: Some((3, 4)), ..CopyOptions::default() }).unwrap();
+    to.tree
+        .copy_file(
+            &f.tree,
+            "s",
+            "s",
+            &CopyOptions {
+                owner: Some((3, 4)),
+                ..CopyOptions::default()
+            },
+        )
+        .unwrap();
     assert_eq!((to.mode("s"), to.owner("s")), (0o4755, (3, 4)));
 }
 
@@ -378,13 +653,21 @@ fn times_are_set_on_everything() {
         f.tree.set_times("/", seconds).unwrap();
         f.tree
             .walk("/", &mut |walked| {
-                assert_eq!(walked.stat.mtime_ns, seconds * 1_000_000_000, "{}", String::from_utf8_lossy(walked.path));
+                assert_eq!(
+                    walked.stat.mtime_ns,
+                    seconds * 1_000_000_000,
+                    "{}",
+                    String::from_utf8_lossy(walked.path)
+                );
                 Ok(())
             })
             .unwrap();
     }
     f.tree.set_times("a.txt", 7).unwrap();
-    assert_eq!(f.tree.stat("a.txt").unwrap().unwrap().mtime_ns, 7_000_000_000);
+    assert_eq!(
+        f.tree.stat("a.txt").unwrap().unwrap().mtime_ns,
+        7_000_000_000
+    );
 }
 
 #[test]
@@ -392,10 +675,16 @@ fn digests_follow_contents_and_permissions_but_not_times() {
     let digest = |files: &[(&str, &str, u32)]| {
         let f = empty();
         for (path, contents, mode) in files {
-            f.tree.write_file(path, contents.as_bytes(), *mode, None).unwrap();
+            f.tree
+                .write_file(path, contents.as_bytes(), *mode, None)
+                .unwrap();
         }
         f.tree.set_times("/", files.len() as i64 + 5).unwrap();
-        (f.tree.digest("/").unwrap(), f.tree.file_digest("x", false).unwrap(), f.tree.file_digest("x", true).unwrap())
+        (
+            f.tree.digest("/").unwrap(),
+            f.tree.file_digest("x", false).unwrap(),
+            f.tree.file_digest("x", true).unwrap(),
+        )
     };
     let a = digest(&[("x", "1", 0o644), ("y", "2", 0o644)]);
     let b = digest(&[("y", "2", 0o644), ("x", "1", 0o644)]);
@@ -406,30 +695,57 @@ fn digests_follow_contents_and_permissions_but_not_times() {
     assert_ne!(a.0, d.0);
     assert_ne!(a.1, d.1);
     assert_eq!(a.2, d.2);
-    assert_eq!(a.2, "sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b");
+    assert_eq!(
+        a.2,
+        "sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    );
 }
 
 #[test]
 fn a_diff_holds_what_is_new_or_changed() {
     let (lower, upper) = (recorded(), recorded());
     upper.tree.write_file("a.txt", b"B", 0o644, None).unwrap();
-    upper.tree.write_file("sub/deep/new", b"n", 0o644, None).unwrap();
+    upper
+        .tree
+        .write_file("sub/deep/new", b"n", 0o644, None)
+        .unwrap();
     upper.tree.write_file(".hidden", b"H", 0o600, None).unwrap();
     upper.tree.make_dir("made/inner", 0o755, None).unwrap();
     upper.tree.remove("b.md").unwrap();
     let out = empty();
-    out.tree.diff_from(Some(&lower.tree), &upper.tree, "/").unwrap();
-    assert_eq!(out.glob("**"), [".hidden", "a.txt", "made", "made/inner", "sub", "sub/deep", "sub/deep/new"]);
+    out.tree
+        .diff_from(Some(&lower.tree), &upper.tree, "/")
+        .unwrap();
+    assert_eq!(
+        out.glob("**"),
+        [
+            ".hidden",
+            "a.txt",
+            "made",
+            "made/inner",
+            "sub",
+            "sub/deep",
+            "sub/deep/new"
+        ]
+    );
 
     let same = empty();
-    same.tree.diff_from(Some(&lower.tree), &lower.tree, "/").unwrap();
+    same.tree
+        .diff_from(Some(&lower.tree), &lower.tree, "/")
+        .unwrap();
     assert!(same.glob("**").is_empty());
     let below = empty();
-    below.tree.diff_from(Some(&lower.tree), &upper.tree, "sub").unwrap();
+    below
+        .tree
+        .diff_from(Some(&lower.tree), &upper.tree, "sub")
+        .unwrap();
     assert_eq!(below.glob("**"), ["sub", "sub/deep", "sub/deep/new"]);
     let all = empty();
     all.tree.diff_from(None, &lower.tree, "/").unwrap();
-    assert_eq!(all.tree.digest("/").unwrap(), lower.tree.digest("/").unwrap());
+    assert_eq!(
+        all.tree.digest("/").unwrap(),
+        lower.tree.digest("/").unwrap()
+    );
 }
 
 #[test]
@@ -450,7 +766,12 @@ fn deep_trees_are_refused_not_crashed_on() {
         at = rustix::fs::openat(&at, "d", OFlags::PATH, Mode::empty()).unwrap();
     }
     assert!(matches!(f.tree.digest("/"), Err(TreeError::TooDeep { .. })));
-    assert!(matches!(empty().tree.copy_dir(&f.tree, "/", "/", &CopyOptions::default()), Err(TreeError::TooDeep { .. })));
+    assert!(matches!(
+        empty()
+            .tree
+            .copy_dir(&f.tree, "/", "/", &CopyOptions::default()),
+        Err(TreeError::TooDeep { .. })
+    ));
     drop(at);
 }
 
@@ -468,7 +789,11 @@ mod properties {
 
     fn thing() -> impl Strategy<Value = Thing> {
         prop_oneof![
-            ("[a-z]{0,3}", prop::sample::select(vec![0o644, 0o755, 0o600])).prop_map(|(c, m)| Thing::File(c, m)),
+            (
+                "[a-z]{0,3}",
+                prop::sample::select(vec![0o644, 0o755, 0o600])
+            )
+                .prop_map(|(c, m)| Thing::File(c, m)),
             prop::sample::select(vec![0o755, 0o700]).prop_map(Thing::Dir),
             "[a-c]{1,2}".prop_map(Thing::Link),
         ]
@@ -485,7 +810,9 @@ mod properties {
         for (path, thing) in things {
             // Some land below files or links to nothing: those are not made.
             let _ = match thing {
-                Thing::File(contents, mode) => f.tree.write_file(path, contents.as_bytes(), *mode, None),
+                Thing::File(contents, mode) => {
+                    f.tree.write_file(path, contents.as_bytes(), *mode, None)
+                }
                 Thing::Dir(mode) => f.tree.make_dir(path, *mode, None),
                 Thing::Link(target) => f.tree.symlink(target, path),
             };

@@ -43,7 +43,11 @@ impl Tree {
         path: impl AsRef<[u8]>,
         f: &mut dyn FnMut(&Walked<'_>) -> Result<(), TreeError>,
     ) -> Result<(), TreeError> {
-        self.walk_into(path.as_ref(), &mut |walked| f(walked).map(|()| Descend::Into), &mut |_| Ok(()))
+        self.walk_into(
+            path.as_ref(),
+            &mut |walked| f(walked).map(|()| Descend::Into),
+            &mut |_| Ok(()),
+        )
     }
 
     /// The same, with a say in what to look into, and a visit after what is in a directory.
@@ -54,7 +58,10 @@ impl Tree {
         after: &mut dyn FnMut(&Walked<'_>) -> Result<(), TreeError>,
     ) -> Result<(), TreeError> {
         let dir = self.open_at_path(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut walk = Walk { path: Vec::new(), levels: Vec::new() };
+        let mut walk = Walk {
+            path: Vec::new(),
+            levels: Vec::new(),
+        };
         walk.enter(dir, Vec::new(), None)?;
         while walk.next(before, after)? {}
         Ok(())
@@ -65,7 +72,8 @@ impl Tree {
     /// # Errors
     /// When it is none.
     pub fn read_link_at(&self, walked: &Walked<'_>) -> Result<Vec<u8>, TreeError> {
-        let target = rustix::fs::readlinkat(walked.dir, walked.name, Vec::new()).map_err(on("read the link", walked.path))?;
+        let target = rustix::fs::readlinkat(walked.dir, walked.name, Vec::new())
+            .map_err(on("read the link", walked.path))?;
         Ok(target.into_bytes())
     }
 
@@ -75,7 +83,9 @@ impl Tree {
     /// When it cannot be opened.
     pub fn open_at(&self, walked: &Walked<'_>) -> Result<File, TreeError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::openat(walked.dir, walked.name, flags, Mode::empty()).map(File::from).map_err(on("open", walked.path))
+        rustix::fs::openat(walked.dir, walked.name, flags, Mode::empty())
+            .map(File::from)
+            .map_err(on("open", walked.path))
     }
 
     /// The paths below a directory that a pattern matches, in walk order.
@@ -89,9 +99,16 @@ impl Tree {
             path.as_ref(),
             &mut |walked| {
                 if glob.matches(walked.path) {
-                    found.push(Listed { name: walked.path.to_vec(), kind: walked.stat.kind });
+                    found.push(Listed {
+                        name: walked.path.to_vec(),
+                        kind: walked.stat.kind,
+                    });
                 }
-                Ok(if glob.may_match_below(walked.path) { Descend::Into } else { Descend::Past })
+                Ok(if glob.may_match_below(walked.path) {
+                    Descend::Into
+                } else {
+                    Descend::Past
+                })
             },
             &mut |_| Ok(()),
         )?;
@@ -146,12 +163,27 @@ impl Walk {
         before: &mut dyn FnMut(&Walked<'_>) -> Result<Descend, TreeError>,
         after: &mut dyn FnMut(&Walked<'_>) -> Result<(), TreeError>,
     ) -> Result<bool, TreeError> {
-        let Some(level) = self.levels.last_mut() else { return Ok(false) };
+        let Some(level) = self.levels.last_mut() else {
+            return Ok(false);
+        };
         self.path.truncate(level.path_len);
         let Some((name, _)) = level.names.next() else {
             let left = self.levels.pop();
-            if let (Some(Level { name, stat: Some(stat), .. }), Some(above)) = (&left, self.levels.last()) {
-                after(&Walked { path: &self.path, stat, dir: above.dir.as_fd(), name })?;
+            if let (
+                Some(Level {
+                    name,
+                    stat: Some(stat),
+                    ..
+                }),
+                Some(above),
+            ) = (&left, self.levels.last())
+            {
+                after(&Walked {
+                    path: &self.path,
+                    stat,
+                    dir: above.dir.as_fd(),
+                    name,
+                })?;
             }
             return Ok(true);
         };
@@ -163,7 +195,12 @@ impl Walk {
             Some(stat) if !stat.is_whiteout() => stat,
             _ => return Ok(true),
         };
-        let walked = Walked { path: &self.path, stat: &stat, dir: level.dir.as_fd(), name: &name };
+        let walked = Walked {
+            path: &self.path,
+            stat: &stat,
+            dir: level.dir.as_fd(),
+            name: &name,
+        };
         if before(&walked)? == Descend::Into && stat.is_dir() {
             let inner = open_child_dir(level.dir.as_fd(), &name).map_err(on("open", &self.path))?;
             self.enter(inner, name, Some(stat))?;
@@ -175,10 +212,21 @@ impl Walk {
 
     fn enter(&mut self, dir: OwnedFd, name: Vec<u8>, stat: Option<Stat>) -> Result<(), TreeError> {
         if self.levels.len() > DEPTH_MAX {
-            return Err(TreeError::TooDeep { path: String::from_utf8_lossy(&self.path).into_owned(), limit: DEPTH_MAX });
+            return Err(TreeError::TooDeep {
+                path: String::from_utf8_lossy(&self.path).into_owned(),
+                limit: DEPTH_MAX,
+            });
         }
-        let names = names_of(dir.as_fd()).map_err(on("list", &self.path))?.into_iter();
-        self.levels.push(Level { dir, names, path_len: self.path.len(), name, stat });
+        let names = names_of(dir.as_fd())
+            .map_err(on("list", &self.path))?
+            .into_iter();
+        self.levels.push(Level {
+            dir,
+            names,
+            path_len: self.path.len(),
+            name,
+            stat,
+        });
         Ok(())
     }
 }

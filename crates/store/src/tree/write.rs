@@ -41,20 +41,31 @@ impl Tree {
         owner: Option<(u32, u32)>,
     ) -> Result<(), TreeError> {
         let path = path.as_ref();
-        let is_dir = || TreeError::IsDirectory { path: String::from_utf8_lossy(path).into_owned() };
-        let spot = self.spot_behind_links(path, Parents::PLAIN)?.ok_or_else(is_dir)?;
+        let is_dir = || TreeError::IsDirectory {
+            path: String::from_utf8_lossy(path).into_owned(),
+        };
+        let spot = self
+            .spot_behind_links(path, Parents::PLAIN)?
+            .ok_or_else(is_dir)?;
         let mut file = create(spot.dir.as_fd(), &spot.name).or_else(|e| match e {
             Errno::EXIST => {
-                rustix::fs::unlinkat(&spot.dir, spot.name.as_slice(), AtFlags::empty()).map_err(|e| match e {
-                    Errno::ISDIR | Errno::PERM => is_dir(),
-                    e => on("replace", path)(e),
-                })?;
+                rustix::fs::unlinkat(&spot.dir, spot.name.as_slice(), AtFlags::empty()).map_err(
+                    |e| match e {
+                        Errno::ISDIR | Errno::PERM => is_dir(),
+                        e => on("replace", path)(e),
+                    },
+                )?;
                 create(spot.dir.as_fd(), &spot.name).map_err(on("create", path))
             }
             e => Err(on("create", path)(e)),
         })?;
-        file.write_all(contents).map_err(|e| TreeError::io("write", path, e))?;
-        let mode = if mode & PERMISSIONS == 0 { FILE_MODE } else { mode & PERMISSIONS };
+        file.write_all(contents)
+            .map_err(|e| TreeError::io("write", path, e))?;
+        let mode = if mode & PERMISSIONS == 0 {
+            FILE_MODE
+        } else {
+            mode & PERMISSIONS
+        };
         own_and_mode(file.as_fd(), Owner::of(owner), mode).map_err(on("set the mode of", path))
     }
 
@@ -71,52 +82,79 @@ impl Tree {
         owner: Option<(u32, u32)>,
     ) -> Result<(), TreeError> {
         let path = path.as_ref();
-        let mut file = match self.open_at_path(path, OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK) {
-            Ok(fd) => File::from(fd),
-            Err(TreeError::NotFound { path: shown }) => {
-                let missing = || TreeError::NotFound { path: shown };
-                let spot = self.existing_spot(path)?.ok_or_else(missing)?;
-                let file = create(spot.dir.as_fd(), &spot.name).map_err(|e| match e {
-                    // A link that leads nowhere.
-                    Errno::EXIST => on("create", path)(Errno::NOENT),
-                    e => on("create", path)(e),
-                })?;
-                own_and_mode(file.as_fd(), Owner::of(owner), mode & PERMISSIONS).map_err(on("set the mode of", path))?;
-                file
-            }
-            Err(e) => return Err(e),
-        };
-        file.write_all(contents).map_err(|e| TreeError::io("write", path, e))
+        let mut file =
+            match self.open_at_path(path, OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK) {
+                Ok(fd) => File::from(fd),
+                Err(TreeError::NotFound { path: shown }) => {
+                    let missing = || TreeError::NotFound { path: shown };
+                    let spot = self.existing_spot(path)?.ok_or_else(missing)?;
+                    let file = create(spot.dir.as_fd(), &spot.name).map_err(|e| match e {
+                        // A link that leads nowhere.
+                        Errno::EXIST => on("create", path)(Errno::NOENT),
+                        e => on("create", path)(e),
+                    })?;
+                    own_and_mode(file.as_fd(), Owner::of(owner), mode & PERMISSIONS)
+                        .map_err(on("set the mode of", path))?;
+                    file
+                }
+                Err(e) => return Err(e),
+            };
+        file.write_all(contents)
+            .map_err(|e| TreeError::io("write", path, e))
     }
 
     /// Makes a directory, and those above it alike. One that is there stays as it is. Mode 0 means 0755.
     ///
     /// # Errors
     /// `<path>: not a directory` when a file has the name.
-    pub fn make_dir(&self, path: impl AsRef<[u8]>, mode: u32, owner: Option<(u32, u32)>) -> Result<(), TreeError> {
+    pub fn make_dir(
+        &self,
+        path: impl AsRef<[u8]>,
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), TreeError> {
         let path = path.as_ref();
         let parts = parts(path);
         if parts.iter().any(|part| part.len() > 255) {
             return Err(TreeError::NameTooLong);
         }
-        let mode = if mode & PERMISSIONS == 0 { DIR_MODE } else { mode & PERMISSIONS };
-        self.make_dirs(path, &parts, Parents { mode, owner: Owner::of(owner) }).map(drop)
+        let mode = if mode & PERMISSIONS == 0 {
+            DIR_MODE
+        } else {
+            mode & PERMISSIONS
+        };
+        self.make_dirs(
+            path,
+            &parts,
+            Parents {
+                mode,
+                owner: Owner::of(owner),
+            },
+        )
+        .map(drop)
     }
 
     /// Makes a symbolic link, replacing a file or link that is there.
     ///
     /// # Errors
     /// `<path>: is a directory`.
-    pub fn symlink(&self, target: impl AsRef<[u8]>, path: impl AsRef<[u8]>) -> Result<(), TreeError> {
+    pub fn symlink(
+        &self,
+        target: impl AsRef<[u8]>,
+        path: impl AsRef<[u8]>,
+    ) -> Result<(), TreeError> {
         let path = path.as_ref();
-        let is_dir = || TreeError::IsDirectory { path: String::from_utf8_lossy(path).into_owned() };
+        let is_dir = || TreeError::IsDirectory {
+            path: String::from_utf8_lossy(path).into_owned(),
+        };
         let spot = self.spot(path, Parents::PLAIN)?.ok_or_else(is_dir)?;
         match lstat(spot.dir.as_fd(), &spot.name).map_err(on("look at", path))? {
             Some(stat) if stat.is_dir() => return Err(is_dir()),
             Some(_) => remove_any(spot.dir.as_fd(), &spot.name).map_err(on("replace", path))?,
             None => {}
         }
-        rustix::fs::symlinkat(target.as_ref(), &spot.dir, spot.name.as_slice()).map_err(on("create", path))
+        rustix::fs::symlinkat(target.as_ref(), &spot.dir, spot.name.as_slice())
+            .map_err(on("create", path))
     }
 
     /// Sets the modification time of everything at and below a path.
@@ -127,7 +165,10 @@ impl Tree {
         let path = path.as_ref();
         let times = times(seconds.saturating_mul(1_000_000_000));
         let fd = self.open_at_path(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-        if super::fstat(fd.as_fd()).map_err(on("look at", path))?.is_dir() {
+        if super::fstat(fd.as_fd())
+            .map_err(on("look at", path))?
+            .is_dir()
+        {
             self.walk_into(path, &mut |_| Ok(Descend::Into), &mut |walked| {
                 rustix::fs::utimensat(walked.dir, walked.name, &times, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(on("date", walked.path))
@@ -144,7 +185,8 @@ impl Tree {
         let path = path.as_ref();
         let fd = self.open_at_path(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
         let stat = super::fstat(fd.as_fd()).map_err(on("look at", path))?;
-        own_and_mode(fd.as_fd(), Owner { uid, gid }, stat.mode).map_err(on("set the owner of", path))
+        own_and_mode(fd.as_fd(), Owner { uid, gid }, stat.mode)
+            .map_err(on("set the owner of", path))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Drafts, snapshots, chains.
 
-use std::{fs, os::unix::fs::{MetadataExt, PermissionsExt}};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+};
 
 use store::{CopyOptions, Kind, Options, Snapshot, Store};
 
@@ -41,11 +44,23 @@ fn root_changes_of_the_root_alone_are_a_layer() {
     assert_eq!(first.layers().len(), 1);
     let second = with_file(&store, Some(&first), "f", "x");
     let draft = store.draft(Some(&second)).unwrap();
-    assert_eq!(draft.commit().unwrap(), second, "an unchanged root is no change");
-    let third = edited(&store, Some(&second), |tree| tree.set_owner("/", 7, 8).unwrap());
-    assert_eq!((third.layers().len(), paths(&third)), (3, vec!["f".to_owned()]));
+    assert_eq!(
+        draft.commit().unwrap(),
+        second,
+        "an unchanged root is no change"
+    );
+    let third = edited(&store, Some(&second), |tree| {
+        tree.set_owner("/", 7, 8).unwrap()
+    });
+    assert_eq!(
+        (third.layers().len(), paths(&third)),
+        (3, vec!["f".to_owned()])
+    );
     for (snapshot, owner) in [(&first, 5), (&second, 5), (&third, 7)] {
-        assert_eq!(snapshot.tree().unwrap().stat("/").unwrap().unwrap().uid, owner);
+        assert_eq!(
+            snapshot.tree().unwrap().stat("/").unwrap().unwrap().uid,
+            owner
+        );
     }
 }
 
@@ -69,7 +84,10 @@ fn root_a_child_covers_its_parent_and_leaves_it_alone() {
     });
     assert_eq!(paths(&base), ["a", "b", "d", "d/x", "d/y"]);
     assert_eq!(paths(&child), ["a", "d", "d/z"]);
-    assert_eq!((read(&base, "a"), read(&child, "a")), ("a".into(), "new".into()));
+    assert_eq!(
+        (read(&base, "a"), read(&child, "a")),
+        ("a".into(), "new".into())
+    );
     let same = store.draft(Some(&child)).unwrap().commit().unwrap();
     assert_eq!(same, child);
 }
@@ -87,7 +105,11 @@ fn root_a_tree_is_mounted_once_for_all_who_look() {
     let dev = |tree: &store::Tree| tree.stat("/").unwrap().unwrap().dev;
     assert_eq!(dev(&one), dev(&two));
     drop((base, child));
-    assert_eq!(one.read_file("a", 9).unwrap(), b"1", "the tree keeps its layers");
+    assert_eq!(
+        one.read_file("a", 9).unwrap(),
+        b"1",
+        "the tree keeps its layers"
+    );
     assert_eq!(layers(&store).len(), 2);
     drop((one, two));
     assert!(layers(&store).is_empty());
@@ -103,9 +125,18 @@ fn root_a_draft_can_be_mounted_many_times() {
     let base = with_file(&store, None, "a", "1");
     let draft = store.draft(Some(&base)).unwrap();
     for n in 0..3 {
-        draft.tree().unwrap().write_file(format!("f{n}"), b"x", 0o644, None).unwrap();
+        draft
+            .tree()
+            .unwrap()
+            .write_file(format!("f{n}"), b"x", 0o644, None)
+            .unwrap();
         let mount = sys::mount::overlay(&draft.overlay()).unwrap();
-        rustix::fs::mkdirat(&mount, format!("d{n}"), rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        rustix::fs::mkdirat(
+            &mount,
+            format!("d{n}"),
+            rustix::fs::Mode::from_raw_mode(0o755),
+        )
+        .unwrap();
     }
     let snapshot = draft.commit().unwrap();
     assert_eq!(paths(&snapshot), ["a", "d0", "d1", "d2", "f0", "f1", "f2"]);
@@ -124,20 +155,42 @@ fn root_drafts_use_the_same_directories_again() {
         let parent = if n % 2 == 0 { Some(&base) } else { None };
         let draft = store.draft(parent).unwrap();
         let root = draft.tree().unwrap().stat("/").unwrap().unwrap();
-        assert_eq!((root.uid, root.mode), (if n % 2 == 0 { 5 } else { 0 }, 0o755));
+        assert_eq!(
+            (root.uid, root.mode),
+            (if n % 2 == 0 { 5 } else { 0 }, 0o755)
+        );
         assert!(draft.tree().unwrap().entries("/").unwrap().is_empty());
         match n % 5 {
             0 => drop(draft),
             1 => {
-                draft.tree().unwrap().write_file("f", b"x", 0o644, None).unwrap();
+                draft
+                    .tree()
+                    .unwrap()
+                    .write_file("f", b"x", 0o644, None)
+                    .unwrap();
                 drop(draft);
             }
             2 => {
                 draft.tree().unwrap().set_owner("/", 9, 9).unwrap();
-                assert_eq!(draft.commit().unwrap().tree().unwrap().stat("/").unwrap().unwrap().uid, 9);
+                assert_eq!(
+                    draft
+                        .commit()
+                        .unwrap()
+                        .tree()
+                        .unwrap()
+                        .stat("/")
+                        .unwrap()
+                        .unwrap()
+                        .uid,
+                    9
+                );
             }
             3 => {
-                draft.tree().unwrap().write_file("f", b"x", 0o644, None).unwrap();
+                draft
+                    .tree()
+                    .unwrap()
+                    .write_file("f", b"x", 0o644, None)
+                    .unwrap();
                 sys::mount::overlay(&draft.overlay()).unwrap();
                 assert_eq!(paths(&draft.commit().unwrap()), ["f"]);
             }
@@ -155,7 +208,11 @@ fn root_read_only_mounts_are_read_only() {
     let dir = dir();
     let store = open(&dir);
     let base = with_file(&store, None, "a", "1");
-    for snapshot in [store.empty().unwrap(), base.clone(), with_file(&store, Some(&base), "b", "2")] {
+    for snapshot in [
+        store.empty().unwrap(),
+        base.clone(),
+        with_file(&store, Some(&base), "b", "2"),
+    ] {
         let mount = sys::mount::overlay(&snapshot.overlay()).unwrap();
         let made = rustix::fs::mkdirat(&mount, "d", rustix::fs::Mode::from_raw_mode(0o755));
         assert_eq!(made, Err(rustix::io::Errno::ROFS));
@@ -167,7 +224,11 @@ fn dropped_drafts_and_snapshots_leave_nothing() {
     let dir = dir();
     let store = open(&dir);
     let draft = store.draft(None).unwrap();
-    draft.tree().unwrap().write_file("f", b"x", 0o644, None).unwrap();
+    draft
+        .tree()
+        .unwrap()
+        .write_file("f", b"x", 0o644, None)
+        .unwrap();
     drop(draft);
     let snapshot = with_file(&store, None, "f", "x");
     let id = snapshot.id();
@@ -183,10 +244,21 @@ fn trees_of_any_depth_are_deleted() {
     let dir = dir();
     let store = open(&dir);
     let draft = store.draft(None).unwrap();
-    let mut at = rustix::fs::open(draft.upper(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    let mut at = rustix::fs::open(
+        draft.upper(),
+        rustix::fs::OFlags::PATH,
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
     for _ in 0..5000 {
         rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
-        at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        at = rustix::fs::openat(
+            &at,
+            "d",
+            rustix::fs::OFlags::PATH,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
     }
     drop(at);
     drop(draft);
@@ -210,7 +282,13 @@ fn root_stacked_trees_merge() {
         tree.write_file("d/y", b"2", 0o644, None).unwrap();
     });
     let both = store.stack(&[one.clone(), two.clone()]).unwrap();
-    assert_eq!((paths(&both), read(&both, "a")), (vec!["a".into(), "d".into(), "d/x".into(), "d/y".into()], "2".into()));
+    assert_eq!(
+        (paths(&both), read(&both, "a")),
+        (
+            vec!["a".into(), "d".into(), "d/x".into(), "d/y".into()],
+            "2".into()
+        )
+    );
     let other = store.stack(&[two, one]).unwrap();
     assert_eq!(read(&other, "a"), "1");
     assert_eq!(layers(&store).len(), 2);
@@ -225,15 +303,21 @@ fn long_chain(store: &Store, steps: u32) -> Snapshot {
     });
     for n in 0..steps {
         top = edited(store, Some(&top), |tree| {
-            tree.write_file(format!("n{}", n % 7), n.to_string().as_bytes(), 0o644, None).unwrap();
+            tree.write_file(format!("n{}", n % 7), n.to_string().as_bytes(), 0o644, None)
+                .unwrap();
             match n % 5 {
-                0 => tree.write_file(format!("dir/sub/f{n}"), b"f", 0o600, Some((n, n))).unwrap(),
+                0 => tree
+                    .write_file(format!("dir/sub/f{n}"), b"f", 0o600, Some((n, n)))
+                    .unwrap(),
                 1 => tree.remove("dir/sub/f*").unwrap(),
                 2 => tree.remove("gone").unwrap(),
-                3 => tree.write_file(format!("gone/{n}"), b"again", 0o644, None).unwrap(),
+                3 => tree
+                    .write_file(format!("gone/{n}"), b"again", 0o644, None)
+                    .unwrap(),
                 _ => {
                     tree.remove(format!("n{}", (n + 3) % 7)).unwrap();
-                    tree.make_dir(format!("n{}/d", (n + 3) % 7), 0o755, None).unwrap();
+                    tree.make_dir(format!("n{}/d", (n + 3) % 7), 0o755, None)
+                        .unwrap();
                     tree.remove(format!("n{}", (n + 3) % 7)).unwrap();
                 }
             }
@@ -256,7 +340,10 @@ fn root_squashed_chains_show_the_same_tree() {
         assert!(short.layers().len() <= 4, "{} layers", short.layers().len());
         assert_eq!(long.layers().len(), steps as usize + 1);
         assert_eq!(paths(&short), paths(&long), "{steps} steps");
-        assert_eq!(short.tree().unwrap().digest("/").unwrap(), long.tree().unwrap().digest("/").unwrap());
+        assert_eq!(
+            short.tree().unwrap().digest("/").unwrap(),
+            long.tree().unwrap().digest("/").unwrap()
+        );
     }
     assert!(layers(&store).is_empty(), "squashing leaves nothing behind");
 }
@@ -285,7 +372,21 @@ fn root_a_squashed_layer_still_hides_what_is_below() {
     for n in 0..6 {
         top = with_file(&store, Some(&top), &format!("n{n}"), "x");
     }
-    assert_eq!(paths(&top), ["file", "n0", "n1", "n2", "n3", "n4", "n5", "one", "opaque", "opaque/new"]);
+    assert_eq!(
+        paths(&top),
+        [
+            "file",
+            "n0",
+            "n1",
+            "n2",
+            "n3",
+            "n4",
+            "n5",
+            "one",
+            "opaque",
+            "opaque/new"
+        ]
+    );
 }
 
 #[test]
@@ -295,27 +396,52 @@ fn root_metadata_and_special_files_survive_layers() {
     }
     let dir = dir();
     let store = open(&dir);
-    let base = edited(&store, None, |tree| tree.write_file("f", b"x", 0o644, Some((3, 4))).unwrap());
+    let base = edited(&store, None, |tree| {
+        tree.write_file("f", b"x", 0o644, Some((3, 4))).unwrap()
+    });
     let draft = store.draft(Some(&base)).unwrap();
     {
         let mount = sys::mount::overlay(&draft.overlay()).unwrap();
         let mode = rustix::fs::Mode::from_raw_mode(0o640);
         rustix::fs::mknodat(&mount, "pipe", rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        rustix::fs::mknodat(&mount, "null", rustix::fs::FileType::CharacterDevice, mode, rustix::fs::makedev(1, 3)).unwrap();
+        rustix::fs::mknodat(
+            &mount,
+            "null",
+            rustix::fs::FileType::CharacterDevice,
+            mode,
+            rustix::fs::makedev(1, 3),
+        )
+        .unwrap();
         rustix::fs::symlinkat("f", &mount, "link").unwrap();
         rustix::fs::linkat(&mount, "f", &mount, "again", rustix::fs::AtFlags::empty()).unwrap();
-        rustix::fs::chmodat(&mount, "f", rustix::fs::Mode::from_raw_mode(0o4755), rustix::fs::AtFlags::empty()).unwrap();
+        rustix::fs::chmodat(
+            &mount,
+            "f",
+            rustix::fs::Mode::from_raw_mode(0o4755),
+            rustix::fs::AtFlags::empty(),
+        )
+        .unwrap();
     }
     let snapshot = draft.commit().unwrap();
     let copy = edited(&store, None, |tree| {
-        tree.copy_dir(&snapshot.tree().unwrap(), "/", "/", &CopyOptions::default()).unwrap();
+        tree.copy_dir(&snapshot.tree().unwrap(), "/", "/", &CopyOptions::default())
+            .unwrap();
     });
     for snapshot in [&snapshot, &copy] {
         let tree = snapshot.tree().unwrap();
         let stat = |path: &str| tree.lstat(path).unwrap().unwrap();
-        assert_eq!((stat("pipe").kind, stat("link").kind), (Kind::Fifo, Kind::Symlink));
-        assert_eq!((stat("null").kind, stat("null").rdev), (Kind::CharDevice, rustix::fs::makedev(1, 3)));
-        assert_eq!((stat("f").mode, stat("f").uid, stat("f").gid), (0o4755, 3, 4));
+        assert_eq!(
+            (stat("pipe").kind, stat("link").kind),
+            (Kind::Fifo, Kind::Symlink)
+        );
+        assert_eq!(
+            (stat("null").kind, stat("null").rdev),
+            (Kind::CharDevice, rustix::fs::makedev(1, 3))
+        );
+        assert_eq!(
+            (stat("f").mode, stat("f").uid, stat("f").gid),
+            (0o4755, 3, 4)
+        );
         assert_eq!(stat("f").ino, stat("again").ino);
     }
 }
@@ -329,7 +455,8 @@ fn root_a_diff_of_layers_is_what_the_upper_ones_brought() {
     let store = open(&dir);
     let base = edited(&store, None, |tree| {
         for n in 0..20 {
-            tree.write_file(format!("d{}/f{n}", n % 3), b"same", 0o644, None).unwrap();
+            tree.write_file(format!("d{}/f{n}", n % 3), b"same", 0o644, None)
+                .unwrap();
         }
     });
     let upper = edited(&store, Some(&base), |tree| {
@@ -339,7 +466,8 @@ fn root_a_diff_of_layers_is_what_the_upper_ones_brought() {
         tree.set_times("d0/f0", 7).unwrap();
     });
     let diff = edited(&store, None, |tree| {
-        tree.diff_from(Some(&base.tree().unwrap()), &upper.tree().unwrap(), "/").unwrap();
+        tree.diff_from(Some(&base.tree().unwrap()), &upper.tree().unwrap(), "/")
+            .unwrap();
     });
     assert_eq!(paths(&diff), ["d1", "d1/new"]);
 }
@@ -354,7 +482,8 @@ fn root_a_directory_is_shared_where_it_can_be() {
     let base = edited(&store, None, |tree| {
         tree.write_file("a/b/old", b"old", 0o644, None).unwrap();
         tree.write_file("a/b/f", b"old", 0o644, None).unwrap();
-        tree.write_file("a/b/sub/deep", b"old", 0o644, None).unwrap();
+        tree.write_file("a/b/sub/deep", b"old", 0o644, None)
+            .unwrap();
         tree.write_file("a/b/was", b"a file", 0o644, None).unwrap();
         tree.write_file("file", b"x", 0o644, None).unwrap();
         tree.symlink("a", "link").unwrap();
@@ -369,15 +498,30 @@ fn root_a_directory_is_shared_where_it_can_be() {
         tree.set_times("/", 1_000_000_000).unwrap();
     });
     let deep = with_file(&store, Some(&source), "s/z", "z");
-    let owned = CopyOptions { owner: Some((5, 6)), ..CopyOptions::default() };
-    let filtered = CopyOptions { exclude: vec!["sub".into()], ..CopyOptions::default() };
+    let owned = CopyOptions {
+        owner: Some((5, 6)),
+        ..CopyOptions::default()
+    };
+    let filtered = CopyOptions {
+        exclude: vec!["sub".into()],
+        ..CopyOptions::default()
+    };
     for source in [&source, &deep] {
-        for to in ["/", "a/b", "/a/b/new/deep", "file", "link/b", "link", "a/b/was"] {
+        for to in [
+            "/",
+            "a/b",
+            "/a/b/new/deep",
+            "file",
+            "link/b",
+            "link",
+            "a/b/was",
+        ] {
             for options in [&CopyOptions::default(), &owned, &filtered] {
                 for parent in [Some(&base), None] {
                     let shared = store.copied(parent, source, "s", to, options).unwrap();
                     let copied = edited(&store, parent, |tree| {
-                        tree.copy_dir(&source.tree().unwrap(), "s", to, options).unwrap();
+                        tree.copy_dir(&source.tree().unwrap(), "s", to, options)
+                            .unwrap();
                     });
                     let digest = |s: &Snapshot| s.tree().unwrap().digest("/").unwrap();
                     assert_eq!(paths(&shared), paths(&copied), "to {to} with {options:?}");
@@ -386,18 +530,42 @@ fn root_a_directory_is_shared_where_it_can_be() {
             }
         }
     }
-    let shared = store.copied(Some(&base), &source, "s", "a/b", &CopyOptions::default()).unwrap();
+    let shared = store
+        .copied(Some(&base), &source, "s", "a/b", &CopyOptions::default())
+        .unwrap();
     let ino = |s: &Snapshot, path: &str| s.tree().unwrap().stat(path).unwrap().unwrap().ino;
     assert_eq!(ino(&shared, "a/b/f"), ino(&source, "s/f"));
-    let error = |to: &str| store.copied(Some(&base), &source, "s", to, &CopyOptions::default()).unwrap_err().to_string();
+    let error = |to: &str| {
+        store
+            .copied(Some(&base), &source, "s", to, &CopyOptions::default())
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(error("file/x"), "file/x: not a directory");
     // What comes later leaves the shared file alone.
     let later = edited(&store, Some(&shared), |tree| {
         tree.set_times("/", 5).unwrap();
-        tree.overwrite_file("a/b/f", b"changed", 0o644, None).unwrap();
+        tree.overwrite_file("a/b/f", b"changed", 0o644, None)
+            .unwrap();
     });
-    assert_eq!((read(&later, "a/b/f"), read(&shared, "a/b/f"), read(&source, "s/f")), ("changed".into(), "new".into(), "new".into()));
-    assert_eq!(source.tree().unwrap().stat("s/f").unwrap().unwrap().mtime_ns, 1_000_000_000_000_000_000);
+    assert_eq!(
+        (
+            read(&later, "a/b/f"),
+            read(&shared, "a/b/f"),
+            read(&source, "s/f")
+        ),
+        ("changed".into(), "new".into(), "new".into())
+    );
+    assert_eq!(
+        source
+            .tree()
+            .unwrap()
+            .stat("s/f")
+            .unwrap()
+            .unwrap()
+            .mtime_ns,
+        1_000_000_000_000_000_000
+    );
 }
 
 #[test]
@@ -405,7 +573,16 @@ fn layers_do_not_depend_on_the_umask() {
     let dir = dir();
     let store = open(&dir);
     let snapshot = with_file(&store, None, "d/f", "x");
-    let mode = |path: &str| fs::metadata(snapshot.layers()[0].join(path)).unwrap().permissions().mode() & 0o7777;
+    let mode = |path: &str| {
+        fs::metadata(snapshot.layers()[0].join(path))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777
+    };
     assert_eq!((mode(""), mode("d"), mode("d/f")), (0o755, 0o755, 0o644));
-    assert_eq!(fs::metadata(dir.path()).unwrap().uid(), rustix::process::geteuid().as_raw());
+    assert_eq!(
+        fs::metadata(dir.path()).unwrap().uid(),
+        rustix::process::geteuid().as_raw()
+    );
 }

@@ -13,7 +13,11 @@ fn two_engines_cannot_share_a_store() {
     let error = Store::open(dir.path(), Options::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("another engine (process {}) uses `{}`", std::process::id(), dir.path().display())
+        format!(
+            "another engine (process {}) uses `{}`",
+            std::process::id(),
+            dir.path().display()
+        )
     );
     assert!(matches!(error, OpenError::InUse { pid: Some(pid), .. } if pid == std::process::id()));
     drop(first);
@@ -26,7 +30,10 @@ fn a_handle_keeps_the_store_open() {
     let store = open(&dir);
     let snapshot = crate::with_file(&store, None, "f", "x");
     drop(store);
-    assert!(matches!(Store::open(dir.path(), Options::default()), Err(OpenError::InUse { .. })));
+    assert!(matches!(
+        Store::open(dir.path(), Options::default()),
+        Err(OpenError::InUse { .. })
+    ));
     assert_eq!(crate::read(&snapshot, "f"), "x");
     drop(snapshot);
     open(&dir);
@@ -40,16 +47,25 @@ fn a_store_of_the_future_is_refused() {
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("layers-1", "layers-9")).unwrap();
     assert_eq!(
-        Store::open(dir.path(), Options::default()).unwrap_err().to_string(),
+        Store::open(dir.path(), Options::default())
+            .unwrap_err()
+            .to_string(),
         format!(
             "`{}` was made by a newer program: it needs `layers-9`; use that program, or another directory",
             dir.path().display()
         )
     );
-    fs::write(&path, r#"{"incompatible":["layers-1"],"compatible":["new"],"more":1}"#).unwrap();
+    fs::write(
+        &path,
+        r#"{"incompatible":["layers-1"],"compatible":["new"],"more":1}"#,
+    )
+    .unwrap();
     open(&dir);
     fs::write(&path, "garbage").unwrap();
-    assert!(matches!(Store::open(dir.path(), Options::default()), Err(OpenError::Unreadable { .. })));
+    assert!(matches!(
+        Store::open(dir.path(), Options::default()),
+        Err(OpenError::Unreadable { .. })
+    ));
 }
 
 #[test]
@@ -88,5 +104,9 @@ fn root_a_store_on_an_overlay_is_refused_with_advice() {
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&mount));
     let error = Store::open(path, Options::default()).unwrap_err();
     assert!(matches!(error, OpenError::OnOverlay { .. }), "{error:?}");
-    assert!(error.to_string().contains("choose another directory with BODKIN_STATE_DIR"));
+    assert!(
+        error
+            .to_string()
+            .contains("choose another directory with BODKIN_STATE_DIR")
+    );
 }

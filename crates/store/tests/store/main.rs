@@ -15,8 +15,15 @@ use store::{Options, Snapshot, Store, Tree};
 /// A directory for one store, on a RAM disk where there is one.
 pub fn dir() -> tempfile::TempDir {
     let base = Path::new("/dev/shm");
-    let base = if base.is_dir() { base.to_owned() } else { std::env::temp_dir() };
-    tempfile::Builder::new().prefix("store-").tempdir_in(base).expect("a scratch directory")
+    let base = if base.is_dir() {
+        base.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    tempfile::Builder::new()
+        .prefix("store-")
+        .tempdir_in(base)
+        .expect("a scratch directory")
 }
 
 pub fn open(dir: &tempfile::TempDir) -> Store {
@@ -26,7 +33,10 @@ pub fn open(dir: &tempfile::TempDir) -> Store {
 /// Whether overlays can be mounted; says so when not. With `CI` set that is a failure.
 pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
-    assert!(root || std::env::var_os("CI").is_none(), "this test needs root");
+    assert!(
+        root || std::env::var_os("CI").is_none(),
+        "this test needs root"
+    );
     if !root {
         eprintln!("skipped: needs root");
     }
@@ -42,7 +52,10 @@ pub fn edited(store: &Store, parent: Option<&Snapshot>, edit: impl FnOnce(&Tree)
 
 /// A snapshot with one file.
 pub fn with_file(store: &Store, parent: Option<&Snapshot>, path: &str, contents: &str) -> Snapshot {
-    edited(store, parent, |tree| tree.write_file(path, contents.as_bytes(), 0o644, None).expect("write"))
+    edited(store, parent, |tree| {
+        tree.write_file(path, contents.as_bytes(), 0o644, None)
+            .expect("write")
+    })
 }
 
 /// All paths of a snapshot.
@@ -58,21 +71,30 @@ pub fn paths(snapshot: &Snapshot) -> Vec<String> {
 }
 
 pub fn read(snapshot: &Snapshot, path: &str) -> String {
-    let bytes = snapshot.tree().expect("its tree").read_file(path, 1 << 20).expect("read");
+    let bytes = snapshot
+        .tree()
+        .expect("its tree")
+        .read_file(path, 1 << 20)
+        .expect("read");
     String::from_utf8(bytes).expect("text")
 }
 
 /// The names in a directory of the store.
 pub fn names(store: &Store, dir: &str) -> Vec<String> {
     let list = std::fs::read_dir(store.dir().join(dir)).expect("list");
-    let mut names: Vec<String> = list.map(|e| e.expect("entry").file_name().into_string().expect("text")).collect();
+    let mut names: Vec<String> = list
+        .map(|e| e.expect("entry").file_name().into_string().expect("text"))
+        .collect();
     names.sort();
     names
 }
 
 /// The layers on disk, apart from the two empty ones.
 pub fn layers(store: &Store) -> Vec<String> {
-    names(store, "layers").into_iter().filter(|name| name != "0" && name != "1").collect()
+    names(store, "layers")
+        .into_iter()
+        .filter(|name| name != "0" && name != "1")
+        .collect()
 }
 
 pub fn key(n: u8) -> store::Key {

@@ -9,15 +9,26 @@ fn results_survive_a_restart_with_their_trees() {
     {
         let store = open(&dir);
         let one = with_file(&store, None, "f", "1");
-        store.results().put(&key(1), &[one.clone(), store.empty().unwrap()], b"extra", "first");
+        store.results().put(
+            &key(1),
+            &[one.clone(), store.empty().unwrap()],
+            b"extra",
+            "first",
+        );
         store.results().put(&key(2), &[one], &big, "second");
         store.results().put(&key(3), &[], b"", "nothing");
         store.close().unwrap();
     }
     let store = open(&dir);
     let record = store.results().get(&key(1)).unwrap();
-    assert_eq!((read(&record.outputs[0], "f"), record.outputs.len()), ("1".into(), 2));
-    assert_eq!((&*record.extra, &*record.description), (&b"extra"[..], "first"));
+    assert_eq!(
+        (read(&record.outputs[0], "f"), record.outputs.len()),
+        ("1".into(), 2)
+    );
+    assert_eq!(
+        (&*record.extra, &*record.description),
+        (&b"extra"[..], "first")
+    );
     let second = store.results().get(&key(2)).unwrap();
     assert_eq!(second.outputs[0], record.outputs[0]);
     assert_eq!(*second.extra, *big);
@@ -45,8 +56,12 @@ fn a_tree_lives_as_long_as_a_result_or_a_handle() {
     let store = open(&dir);
     let tree = with_file(&store, None, "f", "1");
     let id = tree.id();
-    store.results().put(&key(1), std::slice::from_ref(&tree), b"", "");
-    store.results().put(&key(2), std::slice::from_ref(&tree), b"", "");
+    store
+        .results()
+        .put(&key(1), std::slice::from_ref(&tree), b"", "");
+    store
+        .results()
+        .put(&key(2), std::slice::from_ref(&tree), b"", "");
     drop(tree);
     assert_eq!(layers(&store).len(), 1);
     store.results().remove(&key(1));
@@ -63,12 +78,19 @@ fn a_replaced_result_lets_its_old_tree_go() {
     let dir = dir();
     {
         let store = open(&dir);
-        store.results().put(&key(1), &[with_file(&store, None, "f", "old")], b"", "");
-        store.results().put(&key(1), &[with_file(&store, None, "f", "new")], b"", "");
+        store
+            .results()
+            .put(&key(1), &[with_file(&store, None, "f", "old")], b"", "");
+        store
+            .results()
+            .put(&key(1), &[with_file(&store, None, "f", "new")], b"", "");
         assert_eq!(layers(&store).len(), 1);
     }
     let store = open(&dir);
-    assert_eq!(read(&store.results().get(&key(1)).unwrap().outputs[0], "f"), "new");
+    assert_eq!(
+        read(&store.results().get(&key(1)).unwrap().outputs[0], "f"),
+        "new"
+    );
 }
 
 #[test]
@@ -93,7 +115,10 @@ fn facts_are_what_was_put_last() {
     let facts = open(&dir);
     let facts = facts.facts();
     assert_eq!(facts.get("s", "a").unwrap(), 2999_u32.to_le_bytes());
-    assert_eq!((facts.get("t", "a").unwrap(), facts.get("s", "gone")), (b"other space".to_vec(), None));
+    assert_eq!(
+        (facts.get("t", "a").unwrap(), facts.get("s", "gone")),
+        (b"other space".to_vec(), None)
+    );
 }
 
 #[test]
@@ -108,7 +133,12 @@ fn many_threads_may_use_everything_at_once() {
                     for n in 0..200_u8 {
                         let k = key(n % 16);
                         match (n + thread) % 4 {
-                            0 => store.results().put(&k, &[with_file(&store, None, "f", "x")], &[n; 5000], "x"),
+                            0 => store.results().put(
+                                &k,
+                                &[with_file(&store, None, "f", "x")],
+                                &[n; 5000],
+                                "x",
+                            ),
                             1 => store.results().remove(&k),
                             2 => store.facts().put("s", &format!("{}", n % 8), &[n; 1000]),
                             _ => {

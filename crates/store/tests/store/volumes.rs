@@ -13,12 +13,18 @@ fn a_volume_is_one_directory_for_its_key() {
         let store = open(&dir);
         let volume = store.volume("go-build / ünï\0x").unwrap();
         fs::write(volume.path().join("f"), "x").unwrap();
-        assert_eq!(store.volume("go-build / ünï\0x").unwrap().path(), volume.path());
+        assert_eq!(
+            store.volume("go-build / ünï\0x").unwrap().path(),
+            volume.path()
+        );
         assert_ne!(store.volume("other").unwrap().path(), volume.path());
         assert_eq!(volume.key(), "go-build / ünï\0x");
     }
     let store = open(&dir);
-    assert_eq!(fs::read(store.volume("go-build / ünï\0x").unwrap().path().join("f")).unwrap(), b"x");
+    assert_eq!(
+        fs::read(store.volume("go-build / ünï\0x").unwrap().path().join("f")).unwrap(),
+        b"x"
+    );
     assert_eq!(names(&store, "volumes").len(), 2);
 }
 
@@ -33,15 +39,23 @@ fn a_volume_is_filled_once() {
             Err(TreeError::Root { action: "fill" })
         });
         assert!(failed.is_err());
-        assert!(fs::read_dir(volume.path()).unwrap().next().is_none(), "half-filled is not filled");
-        volume.prepare(|tree| tree.write_file("f", b"x", 0o644, None)).unwrap();
+        assert!(
+            fs::read_dir(volume.path()).unwrap().next().is_none(),
+            "half-filled is not filled"
+        );
+        volume
+            .prepare(|tree| tree.write_file("f", b"x", 0o644, None))
+            .unwrap();
         volume.prepare(|_| panic!("filled twice")).unwrap();
         fs::remove_file(volume.path().join("f")).unwrap();
     }
     let store = open(&dir);
     let volume = store.volume("v").unwrap();
     volume.prepare(|_| panic!("filled again")).unwrap();
-    assert!(fs::read_dir(volume.path()).unwrap().next().is_none(), "what its users removed stays removed");
+    assert!(
+        fs::read_dir(volume.path()).unwrap().next().is_none(),
+        "what its users removed stays removed"
+    );
     assert!(names(&store, "tmp").is_empty());
 }
 
@@ -51,7 +65,9 @@ fn a_volume_in_use_is_not_filled_over() {
     let store = open(&dir);
     let volume = store.volume("v").unwrap();
     fs::write(volume.path().join("used"), "x").unwrap();
-    volume.prepare(|tree| tree.write_file("f", b"x", 0o644, None)).unwrap();
+    volume
+        .prepare(|tree| tree.write_file("f", b"x", 0o644, None))
+        .unwrap();
     assert!(volume.path().join("used").exists());
     assert!(!volume.path().join("f").exists());
 }
