@@ -113,7 +113,7 @@ impl Engine {
             _ => {}
         }
         std::fs::create_dir_all(&run_dir).map_err(scratch)?;
-        let runtime = open_runtime()?;
+        let runtime = open_runtime(&config, &run_dir)?;
         let registry = crate::container::image::client(&config).map_err(|e| OpenError::Registry(e.into()))?;
         let schema = crate::schema::build().map_err(OpenError::Schema)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -208,8 +208,12 @@ impl PrivateVolume {
     }
 }
 
-fn open_runtime() -> Result<Arc<dyn sandbox::Runtime>, OpenError> {
-    Ok(Arc::new(sandbox::Native::new().map_err(|e| OpenError::Sandbox(e.into()))?))
+/// The engine's own runtime, or the OCI runtime that the configuration names.
+fn open_runtime(config: &Config, run_dir: &Path) -> Result<Arc<dyn sandbox::Runtime>, OpenError> {
+    match config.runtime.as_deref() {
+        None | Some("native") => Ok(Arc::new(sandbox::Native::new().map_err(|e| OpenError::Sandbox(e.into()))?)),
+        Some(program) => Ok(Arc::new(sandbox::Runc::new(program, run_dir))),
+    }
 }
 
 /// The proxy variables that are set, each in both cases.

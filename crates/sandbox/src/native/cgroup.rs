@@ -194,13 +194,11 @@ impl Cgroups {
 impl Drop for Cgroups {
     fn drop(&mut self) {
         if let Some(unified) = &self.unified {
-            for name in ["confined", "open"] {
-                let _ = rustix::fs::unlinkat(&unified.base, name, AtFlags::REMOVEDIR);
-            }
-            let _ = rustix::fs::unlinkat(&unified.own, &unified.name, AtFlags::REMOVEDIR);
+            remove_tree(unified.own.as_fd(), &unified.name, 0);
         }
         if let Some(memory) = &self.memory {
-            let _ = rustix::fs::unlinkat(&memory.own, &memory.name, AtFlags::REMOVEDIR);
+            // Privileged containers share the group and may have made groups below it.
+            remove_tree(memory.own.as_fd(), &memory.name, 0);
         }
     }
 }
@@ -217,9 +215,8 @@ impl Cgroup {
         if let Some((parent, name, dir)) = self.unified {
             out_of_memory |= kills(dir.as_fd(), "memory.events") > 0;
             drop(dir);
-            if let Err(e) = rustix::fs::unlinkat(&*parent, &name, AtFlags::REMOVEDIR) {
-                tracing::debug!(error = %e, "a container's control group stays");
-            }
+            // With what a privileged container made below it.
+            remove_tree(parent.as_fd(), &name, 0);
         }
         if let Some((group, before)) = self.memory {
             out_of_memory |= kills(group.as_fd(), "memory.oom_control") > before;
