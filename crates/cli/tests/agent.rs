@@ -124,6 +124,7 @@ fn an_agent_answers_for_files_and_sockets() {
     let mut conn = agent.ask(LinkRequest::Dial {
         network: Network::Tcp,
         addr,
+        pass: false,
     });
     status::<()>(&mut conn).unwrap();
     let (mut peer, _) = listener.accept().unwrap();

@@ -122,7 +122,11 @@ fn a_dialled_connection_carries_bytes_and_both_ends() {
         let tcp_addr = format!("localhost:{}", tcp.local_addr().unwrap().port());
         let unix_addr = dir.path().join("s").to_str().unwrap().to_owned();
         for (network, addr) in [(Network::Tcp, tcp_addr), (Network::Unix, unix_addr)] {
-            let (answer, mut conn) = engine.ask::<()>(LinkRequest::Dial { network, addr });
+            let (answer, mut conn) = engine.ask::<()>(LinkRequest::Dial {
+                network,
+                addr,
+                pass: false,
+            });
             answer.unwrap();
             conn.get_mut().write_all(b"question").unwrap();
             conn.get_mut().shutdown(Shutdown::Write).unwrap();
@@ -158,6 +162,7 @@ fn nobody_listening_is_told_as_go_tells_it() {
                 .ask::<()>(LinkRequest::Dial {
                     network,
                     addr: addr.into(),
+                    pass: false,
                 })
                 .0
                 .unwrap_err()
@@ -184,6 +189,7 @@ fn datagrams_keep_their_borders() {
         let (answer, mut conn) = engine.ask::<()>(LinkRequest::Dial {
             network: Network::Udp,
             addr,
+            pass: false,
         });
         answer.unwrap();
         frame::write(conn.get_mut(), Kind::Data, b"one").unwrap();
@@ -210,6 +216,7 @@ fn a_listener_lives_as_long_as_its_stream() {
         let stream = engine.open(LinkRequest::Listen {
             addr: "127.0.0.1:0".into(),
             network: Network::Tcp,
+            pass: false,
         });
         let mut conn = engine.stream(stream);
         let bound: wire::Status<Listening> = wire::line::read(&mut conn, 1000).unwrap().unwrap();
@@ -229,6 +236,7 @@ fn a_listener_lives_as_long_as_its_stream() {
         let (taken, _) = engine.ask::<Listening>(LinkRequest::Listen {
             addr: addr.clone(),
             network: Network::Tcp,
+            pass: false,
         });
         assert_eq!(
             taken.unwrap_err().message,

@@ -1,6 +1,7 @@
 //! One connection: its first line says what it is for.
 
 use std::{
+    os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -11,8 +12,13 @@ use wire::{AdminRequest, AdminStatus, Preamble, Status, Welcome, line};
 use crate::{Shared, http, session};
 
 /// Any byte stream.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// The descriptor that came with what was read last, if one did.
+    fn descriptor(&mut self) -> Option<OwnedFd> {
+        None
+    }
+}
+impl Duplex for tokio::net::TcpStream {}
 /// A connection as accepted.
 pub(crate) type Stream = Box<dyn Duplex>;
 /// A connection being read.
@@ -35,13 +41,21 @@ pub(crate) fn spawn(shared: Arc<Shared>, stream: Stream) {
 }
 
 async fn serve(shared: &Arc<Shared>, mut conn: Conn) {
-    let preamble = tokio::time::timeout(PREAMBLE_TIME, line::read_async::<Preamble>(&mut conn, line::MAX_PREAMBLE)).await;
+    let preamble = tokio::time::timeout(
+        PREAMBLE_TIME,
+        line::read_async::<Preamble>(&mut conn, line::MAX_PREAMBLE),
+    )
+    .await;
     let preamble = match preamble {
         Ok(Ok(Some(p))) => p,
         Ok(Ok(None)) => return,
         Ok(Err(e)) => {
             tracing::debug!("a connection with a bad first line: {e}");
-            return refuse(&mut conn, "this is a bodkin engine; it did not understand the first line").await;
+            return refuse(
+                &mut conn,
+                "this is a bodkin engine; it did not understand the first line",
+            )
+            .await;
         }
         Err(_) => return,
     };
@@ -53,7 +67,9 @@ async fn serve(shared: &Arc<Shared>, mut conn: Conn) {
             );
             refuse(&mut conn, &text).await;
         }
-        Preamble::Control { session, client, .. } => session::serve(shared, conn, session, *client).await,
+        Preamble::Control {
+            session, client, ..
+        } => session::serve(shared, conn, session, *client).await,
         Preamble::Http { session } => match shared.sessions.get(&session) {
             Some(entry) => tokio::select! {
                 () = entry.end.cancelled() => {}
@@ -66,7 +82,9 @@ async fn serve(shared: &Arc<Shared>, mut conn: Conn) {
                 entry.link.deliver(stream, conn);
             }
         }
-        Preamble::Accepted { session, stream, .. } => {
+        Preamble::Accepted {
+            session, stream, ..
+        } => {
             if let Some(entry) = shared.sessions.get(&session) {
                 entry.link.accepted(stream, conn);
             }
@@ -88,7 +106,12 @@ async fn admin(shared: &Arc<Shared>, mut conn: Conn, request: AdminRequest) {
         sessions: shared.sessions.count(),
         uptime_secs: shared.started.elapsed().as_secs(),
         state_dir: shared.options.state_dir.display().to_string(),
-        listening: shared.options.listen.iter().map(ToString::to_string).collect(),
+        listening: shared
+            .options
+            .listen
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     };
     let _ = line::write_async(&mut conn, &Status::Ok(status)).await;
     let _ = conn.flush().await;

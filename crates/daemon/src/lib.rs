@@ -7,6 +7,7 @@ mod http;
 mod link;
 mod listen;
 mod nested;
+mod passing;
 mod session;
 
 use std::{
@@ -80,11 +81,19 @@ pub(crate) struct Shared {
 
 /// Runs the engine until it is told to stop. Errors go to stderr, one line.
 pub fn run(options: Options) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BODKIN_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("BODKIN_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     match try_run(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(RunError::Open(engine::engine::OpenError::Store { source: source @ store::OpenError::InUse { .. }, .. })) => {
+        Err(RunError::Open(engine::engine::OpenError::Store {
+            source: source @ store::OpenError::InUse { .. },
+            ..
+        })) => {
             tracing::info!("{}", graph::error::chain(&source));
             ExitCode::from(wire::paths::EXIT_ANOTHER_RUNS)
         }
@@ -153,17 +162,27 @@ fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // As good as it was when it fails.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }
 
 /// Ends when nothing has been connected for the idle time.
 async fn idle(shared: &Shared) {
-    let Some(limit) = shared.options.idle_timeout else { return std::future::pending().await };
+    let Some(limit) = shared.options.idle_timeout else {
+        return std::future::pending().await;
+    };
     loop {
         let changed = shared.activity.notified();
         if shared.connections.load(Ordering::Acquire) > 0 {
             changed.await;
-        } else if tokio::time::timeout(limit, changed).await.is_err() && shared.connections.load(Ordering::Acquire) == 0 {
+        } else if tokio::time::timeout(limit, changed).await.is_err()
+            && shared.connections.load(Ordering::Acquire) == 0
+        {
             return;
         }
     }

@@ -2,11 +2,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError, atomic::{AtomicU64, Ordering}},
+    os::fd::OwnedFd,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use engine::link::{ClientLink, Io, LinkFuture, Listener};
+use engine::link::{ClientLink, Dialed, Io, LinkFuture, Listener};
 use tokio::sync::{mpsc, oneshot};
 use wire::{
     LinkError, LinkErrorKind, LinkRequest, ToClient,
@@ -30,12 +34,21 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(lines: mpsc::Sender<ToClient>) -> Self {
-        Self { lines, next: AtomicU64::new(1), waiting: Mutex::default(), listeners: Mutex::default() }
+        Self {
+            lines,
+            next: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            listeners: Mutex::default(),
+        }
     }
 
     /// The client's connection for a request.
     pub(crate) fn deliver(&self, stream: u64, conn: Conn) {
-        let waiter = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&stream);
+        let waiter = self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&stream);
         if let Some(waiter) = waiter {
             // Whoever asked may have given up.
             let _ = waiter.send(conn);
@@ -44,7 +57,12 @@ impl Link {
 
     /// A connection that one of the client's listeners accepted.
     pub(crate) fn accepted(&self, stream: u64, conn: Conn) {
-        let sender = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).get(&stream).cloned();
+        let sender = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&stream)
+            .cloned();
         if let Some(sender) = sender {
             // One too many is closed, as a full backlog does.
             let _ = sender.try_send(Box::new(conn));
@@ -53,40 +71,130 @@ impl Link {
 
     /// Lets everyone know who still waits for the client that it is gone.
     pub(crate) fn close(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     async fn request(&self, request: LinkRequest) -> Result<Box<dyn Io>, LinkError> {
-        self.ask(self.next.fetch_add(1, Ordering::Relaxed), request).await
+        let conn = self
+            .ask(self.next.fetch_add(1, Ordering::Relaxed), request)
+            .await?;
+        Ok(Box::new(conn))
     }
 
     async fn start_listening(&self, network: Network, addr: String) -> Result<Listener, LinkError> {
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, accepted) = mpsc::channel(BACKLOG);
         {
-            let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut listeners = self
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             listeners.retain(|_, l| !l.is_closed());
             listeners.insert(stream, sender);
         }
-        let mut control = self.ask(stream, LinkRequest::Listen { addr, network }).await?;
+        let mut control = self
+            .ask(
+                stream,
+                LinkRequest::Listen {
+                    addr,
+                    pass: network == Network::Tcp,
+                    network,
+                },
+            )
+            .await?;
         let Listening { addr } = read_status(&mut control).await?;
-        Ok(Listener { addr, accepted, control })
+        let socket = match control.get_mut().descriptor() {
+            Some(fd) => Some(std::net::TcpListener::from(tcp(fd, true)?)),
+            None => None,
+        };
+        Ok(Listener {
+            addr,
+            socket,
+            accepted,
+            control: Box::new(control),
+        })
     }
 
-    async fn ask(&self, stream: u64, request: LinkRequest) -> Result<Box<dyn Io>, LinkError> {
+    async fn connect(&self, addr: String) -> Result<Dialed, LinkError> {
+        let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut conn = self
+            .ask(
+                stream,
+                LinkRequest::Dial {
+                    network: Network::Tcp,
+                    addr,
+                    pass: true,
+                },
+            )
+            .await?;
+        read_status::<()>(&mut conn).await?;
+        Ok(match conn.get_mut().descriptor() {
+            Some(fd) => Dialed::Socket(std::net::TcpStream::from(tcp(fd, false)?)),
+            None => Dialed::Stream(Box::new(conn)),
+        })
+    }
+
+    async fn ask(&self, stream: u64, request: LinkRequest) -> Result<Conn, LinkError> {
         let gone = || LinkError::new(LinkErrorKind::Io, "the client is gone");
         let (tx, rx) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(stream, tx);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(stream, tx);
         let forget = Forget { link: self, stream };
-        self.lines.send(ToClient::Open { stream, request }).await.map_err(|_| gone())?;
+        self.lines
+            .send(ToClient::Open { stream, request })
+            .await
+            .map_err(|_| gone())?;
         let conn = tokio::time::timeout(ANSWER_TIME, rx)
             .await
-            .map_err(|_| LinkError::new(LinkErrorKind::Io, format!("the client did not answer within {} s", ANSWER_TIME.as_secs())))?
+            .map_err(|_| {
+                LinkError::new(
+                    LinkErrorKind::Io,
+                    format!(
+                        "the client did not answer within {} s",
+                        ANSWER_TIME.as_secs()
+                    ),
+                )
+            })?
             .map_err(|_| gone())?;
         drop(forget);
-        Ok(Box::new(conn))
+        Ok(conn)
     }
+}
+
+/// A descriptor that a client handed over, if it is the TCP socket it should be.
+fn tcp(fd: OwnedFd, listening: bool) -> Result<OwnedFd, LinkError> {
+    use rustix::net::{AddressFamily, SocketType, sockopt};
+    let family = matches!(
+        sockopt::socket_domain(&fd),
+        Ok(AddressFamily::INET | AddressFamily::INET6)
+    );
+    let stream = matches!(sockopt::socket_type(&fd), Ok(SocketType::STREAM));
+    if !family
+        || !stream
+        || !matches!(sockopt::socket_acceptconn(&fd), Ok(accepts) if accepts == listening)
+    {
+        return Err(LinkError::new(
+            LinkErrorKind::Invalid,
+            "the client handed over something else than the socket it was asked for",
+        ));
+    }
+    let blocking = |e: rustix::io::Errno| {
+        LinkError::new(
+            LinkErrorKind::Io,
+            format!("cannot use the client's socket: {e}"),
+        )
+    };
+    rustix::io::ioctl_fionbio(&fd, true).map_err(blocking)?;
+    Ok(fd)
 }
 
 /// Removes the seat of a request that was given up.
@@ -97,7 +205,11 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.link.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.stream);
+        self.link
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.stream);
     }
 }
 
@@ -106,7 +218,15 @@ impl ClientLink for Link {
         Box::pin(self.request(request))
     }
 
-    fn listen(&self, network: Network, addr: String) -> LinkFuture<'_, Result<Listener, LinkError>> {
+    fn listen(
+        &self,
+        network: Network,
+        addr: String,
+    ) -> LinkFuture<'_, Result<Listener, LinkError>> {
         Box::pin(self.start_listening(network, addr))
+    }
+
+    fn dial(&self, addr: String) -> LinkFuture<'_, Result<Dialed, LinkError>> {
+        Box::pin(self.connect(addr))
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::net::{TcpListener, UnixListener};
 use wire::paths::Address;
 
-use crate::{RunError, Shared, conn};
+use crate::{RunError, Shared, conn, passing::Passing};
 
 /// An open socket.
 pub(crate) enum Listener {
@@ -22,7 +22,10 @@ pub(crate) enum Listener {
 pub(crate) async fn bind_all(addresses: &[Address]) -> Result<Vec<Listener>, RunError> {
     let mut out = Vec::new();
     for address in addresses {
-        let failed = |source| RunError::Listen { address: address.to_string(), source };
+        let failed = |source| RunError::Listen {
+            address: address.to_string(),
+            source,
+        };
         out.push(match address {
             Address::Unix(path) => Listener::Unix(bind_unix(path).map_err(failed)?),
             Address::Tcp(addr) => Listener::Tcp(TcpListener::bind(addr).await.map_err(failed)?),
@@ -79,7 +82,7 @@ impl Listener {
 
     async fn accept(&self) -> io::Result<conn::Stream> {
         Ok(match self {
-            Self::Unix(l) => Box::new(l.accept().await?.0),
+            Self::Unix(l) => Box::new(Passing::new(l.accept().await?.0)),
             Self::Tcp(l) => {
                 let (stream, _) = l.accept().await?;
                 stream.set_nodelay(true)?;

@@ -29,6 +29,7 @@ use crate::{
     conn::{Conn, PREAMBLE_TIME},
     http,
     link::Link,
+    passing::Passing,
 };
 
 /// Connections to the API of one container at once; more wait to be accepted.
@@ -191,7 +192,7 @@ fn buffered(fd: OwnedFd) -> io::Result<Conn> {
     stream.set_nonblocking(true)?;
     Ok(BufReader::with_capacity(
         64 << 10,
-        Box::new(UnixStream::from_std(stream)?),
+        Box::new(Passing::new(UnixStream::from_std(stream)?)),
     ))
 }
 
@@ -303,6 +304,7 @@ mod tests {
         LinkRequest::Dial {
             network: wire::link::Network::Unix,
             addr: "/s".into(),
+            pass: false,
         }
     }
 

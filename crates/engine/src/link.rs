@@ -26,14 +26,43 @@ pub trait ClientLink: Send + Sync {
     ///
     /// # Errors
     /// The address is taken or none of the machine's, or the client is gone.
-    fn listen(&self, network: Network, addr: String) -> LinkFuture<'_, Result<Listener, LinkError>>;
+    fn listen(&self, network: Network, addr: String)
+    -> LinkFuture<'_, Result<Listener, LinkError>>;
+
+    /// Connects over TCP from the client's machine to `host:port`.
+    ///
+    /// # Errors
+    /// Nobody answers there, or the client is gone.
+    fn dial(&self, addr: String) -> LinkFuture<'_, Result<Dialed, LinkError>> {
+        Box::pin(async {
+            let mut stream = self
+                .open(LinkRequest::Dial {
+                    network: Network::Tcp,
+                    addr,
+                    pass: false,
+                })
+                .await?;
+            wire::link::read_status::<()>(&mut stream).await?;
+            Ok(Dialed::Stream(stream))
+        })
+    }
+}
+
+/// A connection from a client's machine.
+pub enum Dialed {
+    /// The socket itself, not blocking: the client is on this machine.
+    Socket(std::net::TcpStream),
+    /// Its bytes, carried by the client.
+    Stream(Box<dyn Io>),
 }
 
 /// A port that is open on a client's machine.
 pub struct Listener {
     /// The address it has.
     pub addr: String,
-    /// Connections to it.
+    /// The socket itself, not blocking, when the client is on this machine; then nothing is `accepted` for us.
+    pub socket: Option<std::net::TcpListener>,
+    /// Connections to it, carried by the client.
     pub accepted: mpsc::Receiver<Box<dyn Io>>,
     /// It is open as long as this is.
     pub control: Box<dyn Io>,

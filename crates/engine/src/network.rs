@@ -1,8 +1,7 @@
 //! The network of execs: a namespace from the sandbox's pool, or none when the machine does not allow it.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr},
     os::fd::OwnedFd,
     sync::Arc,
 };
@@ -13,7 +12,7 @@ use sandbox::{
     network::{Lease, Network, SessionId, StartError},
     spec::Net,
 };
-use tokio::{net::TcpStream, sync::OnceCell};
+use tokio::sync::OnceCell;
 
 use crate::{config, service, session::Session};
 
@@ -49,12 +48,18 @@ pub struct SessionNetwork(std::sync::OnceLock<SessionId>);
 impl Networking {
     /// Does nothing yet.
     pub fn new(config: &config::Network) -> Self {
-        Self { config: config.clone(), started: Arc::default() }
+        Self {
+            config: config.clone(),
+            started: Arc::default(),
+        }
     }
 
     /// The running network, once it is up; `None` when execs must do without.
     pub async fn get(&self) -> Option<Arc<Network>> {
-        self.started.get_or_init(|| start(&self.config)).await.clone()
+        self.started
+            .get_or_init(|| start(&self.config))
+            .await
+            .clone()
     }
 
     /// A namespace for an exec of this session.
@@ -65,7 +70,11 @@ impl Networking {
         let domain = service::domain(&session.id);
         let Some(network) = self.get().await else {
             let resolv_conf = dns::ResolvConf::default().container(Ipv4Addr::LOCALHOST, &[domain]);
-            return Ok(ExecNetwork { lease: None, alone: None, resolv_conf });
+            return Ok(ExecNetwork {
+                lease: None,
+                alone: None,
+                resolv_conf,
+            });
         };
         let id = *session.network.0.get_or_init(|| {
             let id = network.open_session();
@@ -76,8 +85,18 @@ impl Networking {
             }
             id
         });
-        let lease = network.take(id).await.map_err(|e| Error::from_chain(Class::Environment, &e))?;
-        Ok(ExecNetwork { lease: Some(lease), alone: None, resolv_conf: network.dns().machine().container(network.gateway(), &[domain]) })
+        let lease = network
+            .take(id)
+            .await
+            .map_err(|e| Error::from_chain(Class::Environment, &e))?;
+        Ok(ExecNetwork {
+            lease: Some(lease),
+            alone: None,
+            resolv_conf: network
+                .dns()
+                .machine()
+                .container(network.gateway(), &[domain]),
+        })
     }
 
     /// Makes names known to the session's containers, until the answer is dropped. `None` when the place has no address.
@@ -85,10 +104,17 @@ impl Networking {
     /// # Errors
     /// A name that no name server can hold.
     pub async fn name(&self, place: &ExecNetwork, names: &[&str]) -> Result<Option<Named>, Error> {
-        let (Some(lease), Some(network)) = (&place.lease, self.get().await) else { return Ok(None) };
+        let (Some(lease), Some(network)) = (&place.lease, self.get().await) else {
+            return Ok(None);
+        };
         let names: Result<Vec<dns::Name>, _> = names.iter().map(|n| n.parse()).collect();
         let names = names.map_err(|e| Error::from_chain(Class::User, &e))?;
-        let named = Named { network, session: lease.session(), address: lease.address, names };
+        let named = Named {
+            network,
+            session: lease.session(),
+            address: lease.address,
+            names,
+        };
         named.network.dns().update(|zone| {
             let hosts = &mut zone.names_mut(named.session).hosts;
             for name in &named.names {
@@ -96,17 +122,6 @@ impl Networking {
             }
         });
         Ok(Some(named))
-    }
-
-    /// Connects to a container.
-    ///
-    /// # Errors
-    /// It does not answer, or there is no network.
-    pub async fn dial(&self, to: SocketAddrV4) -> io::Result<TcpStream> {
-        match self.get().await {
-            Some(network) => network.dial(to).await,
-            None => Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "this engine runs containers without network")),
-        }
     }
 
     /// Ends a session's place.
@@ -131,11 +146,17 @@ async fn start(config: &config::Network) -> Option<Arc<Network>> {
     match Network::start(wanted).await {
         Ok(n) => Some(Arc::new(n)),
         Err(e @ StartError::NotPermitted(_)) => {
-            tracing::warn!("containers run without network: {}", graph::error::chain(&e));
+            tracing::warn!(
+                "containers run without network: {}",
+                graph::error::chain(&e)
+            );
             None
         }
         Err(e) => {
-            tracing::error!("containers run without network: {}", graph::error::chain(&e));
+            tracing::error!(
+                "containers run without network: {}",
+                graph::error::chain(&e)
+            );
             None
         }
     }
@@ -150,7 +171,9 @@ impl ExecNetwork {
         match self.namespace().or(self.alone.as_ref()) {
             None => Ok(Net::None),
             Some(namespace) => {
-                let fd = namespace.try_clone().map_err(|e| Error::environment(format!("cannot hand over a network namespace: {e}")))?;
+                let fd = namespace.try_clone().map_err(|e| {
+                    Error::environment(format!("cannot hand over a network namespace: {e}"))
+                })?;
                 Ok(Net::Namespace(fd))
             }
         }
@@ -176,16 +199,26 @@ impl ExecNetwork {
         }
         match &mut self.alone {
             Some(namespace) => Ok(namespace),
-            none => Ok(none.insert(sandbox::network::alone().map_err(|e| Error::from_chain(Class::Environment, &e))?)),
+            none => Ok(none.insert(
+                sandbox::network::alone().map_err(|e| Error::from_chain(Class::Environment, &e))?,
+            )),
         }
     }
 
     /// `/etc/hosts`: its own name and further ones for its own address, then names of others.
-    pub fn hosts(&self, hostname: &str, own_names: &[String], aliases: &[(Ipv4Addr, String)]) -> Vec<u8> {
+    pub fn hosts(
+        &self,
+        hostname: &str,
+        own_names: &[String],
+        aliases: &[(Ipv4Addr, String)],
+    ) -> Vec<u8> {
         let own = IpAddr::V4(self.address().unwrap_or(Ipv4Addr::LOCALHOST));
         let own_names = own_names.iter().map(|n| (own, n.clone()));
         let others = aliases.iter().map(|(a, n)| (IpAddr::V4(*a), n.clone()));
-        dns::hosts_file(Some((own, hostname)), &own_names.chain(others).collect::<Vec<_>>())
+        dns::hosts_file(
+            Some((own, hostname)),
+            &own_names.chain(others).collect::<Vec<_>>(),
+        )
     }
 
     /// `/etc/resolv.conf`. A search line is always there.

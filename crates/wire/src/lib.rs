@@ -15,6 +15,7 @@ pub mod hello;
 pub mod line;
 pub mod link;
 pub mod listing;
+pub mod pass;
 pub mod paths;
 pub mod piece;
 pub mod progress;

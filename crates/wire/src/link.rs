@@ -84,6 +84,9 @@ pub enum LinkRequest {
         network: Network,
         /// `host:port`, or an absolute path for `unix`.
         addr: String,
+        /// For `tcp`: the socket itself is wanted, if the client can [pass](crate::pass) it; then nothing follows.
+        #[serde(default)]
+        pass: bool,
     },
     /// Listen on the client's machine: `Status<Listening>`. The stream stays open as long as the listener; the engine ends it by
     /// closing. Every accepted connection arrives as a [`Preamble::Accepted`](crate::Preamble::Accepted).
@@ -92,6 +95,9 @@ pub enum LinkRequest {
         addr: String,
         /// How; `unix` is refused.
         network: Network,
+        /// For `tcp`: the socket itself is wanted, if the client can [pass](crate::pass) it; then the client accepts nothing.
+        #[serde(default)]
+        pass: bool,
     },
     /// Credentials for a registry from the user's docker configuration: `Status<Option<Credentials>>`.
     DockerAuth {

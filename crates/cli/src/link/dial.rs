@@ -1,9 +1,9 @@
 //! Connections from this machine, and to it.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest, copy_bidirectional},
     net::{TcpListener, UdpSocket, UnixStream},
     sync::Semaphore,
     time::timeout,
@@ -12,6 +12,7 @@ use wire::{
     LinkError, LinkErrorKind, Status,
     frame::{self, Kind},
     link::{Listening, Network},
+    pass,
 };
 
 use super::{Broken, Server, status_line};
@@ -41,11 +42,34 @@ async fn say<T: serde::Serialize>(conn: &mut Conn, status: &Status<T>) -> io::Re
     conn.write_all(&status_line(status)?).await
 }
 
+/// Says a status with a socket beside it, if the way to the engine can carry one; whether it could.
+async fn say_with<T: serde::Serialize>(
+    conn: &mut Conn,
+    status: &Status<T>,
+    socket: &impl AsFd,
+) -> io::Result<bool> {
+    let line = status_line(status)?;
+    let Conn::Unix(stream) = &*conn else {
+        conn.write_all(&line).await?;
+        return Ok(false);
+    };
+    let send = || pass::send(stream.as_fd(), &line, socket.as_fd());
+    let sent = stream.async_io(Interest::WRITABLE, send).await?;
+    conn.write_all(line.get(sent..).unwrap_or_default()).await?;
+    Ok(true)
+}
+
 /// Answers a `dial` request and carries the bytes until both sides are done.
 ///
 /// # Errors
 /// A broken connection on either side.
-pub async fn dial(mut conn: Conn, network: Network, addr: &str, names: Names) -> io::Result<()> {
+pub async fn dial(
+    mut conn: Conn,
+    network: Network,
+    addr: &str,
+    handed: bool,
+    names: Names,
+) -> io::Result<()> {
     let connected = async {
         match network {
             Network::Tcp => resolve::connect_tcp(addr, names).await.map(|s| {
@@ -72,7 +96,13 @@ pub async fn dial(mut conn: Conn, network: Network, addr: &str, names: Names) ->
             .await;
         }
     };
-    say(&mut conn, &Status::Ok(())).await?;
+    if let (true, Peer::Stream(Conn::Tcp(socket))) = (handed, &peer) {
+        if say_with(&mut conn, &Status::Ok(()), socket).await? {
+            return Ok(());
+        }
+    } else {
+        say(&mut conn, &Status::Ok(())).await?;
+    }
     match peer {
         Peer::Stream(mut stream) => copy_bidirectional(&mut conn, &mut stream).await.map(|_| ()),
         Peer::Datagrams(socket) => datagrams(conn, socket).await,
@@ -132,8 +162,8 @@ pub(super) async fn listen(
     server: &Server,
     stream: u64,
     mut conn: Conn,
-    network: Network,
-    addr: &str,
+    (network, addr): (Network, &str),
+    handed: bool,
 ) -> Result<(), Broken> {
     if network != Network::Tcp {
         let error = LinkError::new(
@@ -157,13 +187,17 @@ pub(super) async fn listen(
         }
     };
     let local = listener.local_addr()?;
-    say(
-        &mut conn,
-        &Status::Ok(Listening {
-            addr: local.to_string(),
-        }),
-    )
-    .await?;
+    let listening = Status::Ok(Listening {
+        addr: local.to_string(),
+    });
+    if !handed {
+        say(&mut conn, &listening).await?;
+    } else if say_with(&mut conn, &listening, &listener).await? {
+        // The engine accepts, and its copy is the only one: it closes the port when it likes.
+        drop(listener);
+        let _ = conn.read(&mut [0; 1]).await;
+        return Ok(());
+    }
     let room = Arc::new(Semaphore::new(ACCEPTED));
     let accept = async {
         loop {

@@ -94,12 +94,18 @@ impl Server {
             return Ok(());
         }
         match request {
-            LinkRequest::Dial { network, addr } => dial::dial(conn, network, &addr, self.names())
+            LinkRequest::Dial {
+                network,
+                addr,
+                pass,
+            } => dial::dial(conn, network, &addr, pass, self.names())
                 .await
                 .map_err(Broken::Connection),
-            LinkRequest::Listen { addr, network } => {
-                dial::listen(self, stream, conn, network, &addr).await
-            }
+            LinkRequest::Listen {
+                addr,
+                network,
+                pass,
+            } => dial::listen(self, stream, conn, (network, &addr), pass).await,
             LinkRequest::Unknown => {
                 let error = LinkError::new(
                     LinkErrorKind::Invalid,

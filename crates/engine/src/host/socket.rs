@@ -45,8 +45,17 @@ impl std::fmt::Debug for Socket {
 /// The object of a socket of the calling client.
 pub(super) fn object(ctx: &Ctx, path: &str) -> Object {
     let host = Call::new(None, "host", vec![], "Host");
-    let call = Call::new(Some(host), "unixSocket", vec![("path".into(), Literal::String(path.into()))], "Socket");
-    let socket = Socket { id: call.digest(), path: path.into(), client: ctx.client.clone() };
+    let call = Call::new(
+        Some(host),
+        "unixSocket",
+        vec![("path".into(), Literal::String(path.into()))],
+        "Socket",
+    );
+    let socket = Socket {
+        id: call.digest(),
+        path: path.into(),
+        client: ctx.client.clone(),
+    };
     Object::new("Socket", call, socket)
 }
 
@@ -64,8 +73,16 @@ impl SocketProxy {
     /// The socket cannot be made.
     pub async fn listen(ctx: &Ctx, socket: &Socket, owner: (u32, u32)) -> Result<Self, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let path = ctx.engine.run_dir.join(format!("s{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let failed = |e: std::io::Error| Error::environment(format!("cannot make a stand-in for the socket `{}`: {e}", socket.path));
+        let path = ctx
+            .engine
+            .run_dir
+            .join(format!("s{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let failed = |e: std::io::Error| {
+            Error::environment(format!(
+                "cannot make a stand-in for the socket `{}`: {e}",
+                socket.path
+            ))
+        };
         let listener = UnixListener::bind(&path).map_err(failed)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         std::os::unix::fs::chown(&path, Some(owner.0), Some(owner.1)).map_err(failed)?;
@@ -75,7 +92,9 @@ impl SocketProxy {
             // Owned here: aborting this task closes the connections too.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok(slot) = slots.clone().acquire_owned().await {
-                let Ok((stream, _)) = listener.accept().await else { return };
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
                 let socket = socket.clone();
                 connections.spawn(async move {
                     let _slot = slot;
@@ -104,8 +123,14 @@ impl Drop for SocketProxy {
 
 /// Copies both ways; each side's end reaches the other.
 async fn forward(socket: &Socket, mut stream: tokio::net::UnixStream) {
-    let request = LinkRequest::Dial { network: Network::Unix, addr: socket.path.to_string() };
-    let Ok(mut remote) = socket.client.link.open(request).await else { return };
+    let request = LinkRequest::Dial {
+        network: Network::Unix,
+        addr: socket.path.to_string(),
+        pass: false,
+    };
+    let Ok(mut remote) = socket.client.link.open(request).await else {
+        return;
+    };
     if read_status::<()>(&mut remote).await.is_err() {
         return;
     }

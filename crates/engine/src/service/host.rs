@@ -22,10 +22,10 @@ use wire::{
 };
 
 use super::{
-    Forward, Service, carry, domain,
+    Door, Forward, Service, carry, domain,
     registry::{Announce, Controls},
 };
-use crate::{Ctx, container::Port, session::Client};
+use crate::{Ctx, container::Port, link::Dialed, session::Client};
 
 /// Connections of one service at once.
 const CONNECTIONS_MAX: usize = 1024;
@@ -48,55 +48,92 @@ pub struct HostPorts {
 
 impl std::fmt::Debug for HostPorts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "HostPorts({} {:?} of client {})", self.host, self.forwards, self.client.key)
+        write!(
+            f,
+            "HostPorts({} {:?} of client {})",
+            self.host, self.forwards, self.client.key
+        )
     }
 }
 
 impl HostPorts {
     /// The ports containers see.
     pub(super) fn ports(&self) -> Vec<Port> {
-        let port = |f: &Forward| Port { port: f.frontend.unwrap_or(f.backend), udp: f.udp, description: None, skip_healthcheck: false };
+        let port = |f: &Forward| Port {
+            port: f.frontend.unwrap_or(f.backend),
+            udp: f.udp,
+            description: None,
+            skip_healthcheck: false,
+        };
         self.forwards.iter().map(port).collect()
     }
 
-    fn dial(&self, f: &Forward) -> LinkRequest {
-        let host = if self.host.contains(':') && !self.host.starts_with('[') { format!("[{}]", self.host) } else { self.host.clone() };
-        let network = if f.udp { Network::Udp } else { Network::Tcp };
-        LinkRequest::Dial { network, addr: format!("{host}:{}", f.backend) }
+    /// What the client connects to for a port.
+    fn target(&self, f: &Forward) -> String {
+        let host = if self.host.contains(':') && !self.host.starts_with('[') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        format!("{host}:{}", f.backend)
     }
 }
 
 /// A port that is open.
-enum Door {
+enum Opening {
     Tcp(TcpListener),
     Udp(UdpSocket),
 }
 
 /// Listens, tells so, and carries connections until told to end.
-pub(super) async fn live(ctx: &Ctx, service: &Service, h: &HostPorts, controls: &mut Controls, announce: &mut Announce<'_>) -> Result<(), Error> {
+pub(super) async fn live(
+    ctx: &Ctx,
+    service: &Service,
+    h: &HostPorts,
+    controls: &mut Controls,
+    announce: &mut Announce<'_>,
+) -> Result<(), Error> {
     let network = tokio::select! {
         network = ctx.engine.networking.take(&ctx.session) => network?,
         () = controls.abort() => return Err(Error::new(Class::Cancelled, "it was stopped while it started")),
     };
     let Some((namespace, address)) = network.namespace().zip(network.address()) else {
-        return Err(Error::environment("this engine runs containers without network"));
+        return Err(Error::environment(
+            "this engine runs containers without network",
+        ));
     };
     let mut doors = Vec::with_capacity(h.forwards.len());
     for (f, port) in h.forwards.iter().zip(h.ports()) {
         let on = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.port));
-        let door = if f.udp { bind_udp_in(namespace, on).await.map(Door::Udp) } else { listen_in(namespace, on).await.map(Door::Tcp) };
-        let door = door.map_err(|e| Error::user(format!("container to host: listen on port {}: {e}", port.port)))?;
-        doors.push((door, h.dial(f)));
+        let door = if f.udp {
+            bind_udp_in(namespace, on).await.map(Opening::Udp)
+        } else {
+            listen_in(namespace, on).await.map(Opening::Tcp)
+        };
+        let door = door.map_err(|e| {
+            Error::user(format!(
+                "container to host: listen on port {}: {e}",
+                port.port
+            ))
+        })?;
+        doors.push((door, h.target(f)));
     }
     let fqdn = format!("{}.{}", service.hostname, domain(&ctx.session.id));
-    let _named = ctx.engine.networking.name(&network, &[&fqdn, &service.hostname]).await?;
-    announce.ready(fqdn, Some(address), h.ports());
+    let _named = ctx
+        .engine
+        .networking
+        .name(&network, &[&fqdn, &service.hostname])
+        .await?;
+    let own = namespace
+        .try_clone()
+        .map_err(|e| Error::environment(format!("cannot keep a network namespace: {e}")))?;
+    announce.ready(fqdn, Some(Door::new(own, address)), h.ports());
     let mut serving = JoinSet::new();
-    for (door, dial) in doors {
+    for (door, target) in doors {
         let client = h.client.clone();
         match door {
-            Door::Tcp(listener) => serving.spawn(tcp(listener, dial, client)),
-            Door::Udp(socket) => serving.spawn(udp(socket, dial, client)),
+            Opening::Tcp(listener) => serving.spawn(tcp(listener, target, client)),
+            Opening::Udp(socket) => serving.spawn(udp(socket, target, client)),
         };
     }
     controls.end(None).await;
@@ -104,7 +141,7 @@ pub(super) async fn live(ctx: &Ctx, service: &Service, h: &HostPorts, controls: 
     Ok(())
 }
 
-async fn tcp(listener: TcpListener, dial: LinkRequest, client: Arc<Client>) {
+async fn tcp(listener: TcpListener, target: String, client: Arc<Client>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Owned here: ending this task closes the connections too.
     let mut connections = JoinSet::new();
@@ -114,28 +151,34 @@ async fn tcp(listener: TcpListener, dial: LinkRequest, client: Arc<Client>) {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (dial, client) = (dial.clone(), client.clone());
+        let (target, client) = (target.clone(), client.clone());
         connections.spawn(async move {
             let _place = place;
-            forward(stream, dial, &client).await;
+            forward(stream, target, &client).await;
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn forward(stream: TcpStream, dial: LinkRequest, client: &Client) {
-    // Latency over throughput; a failure changes nothing.
-    let _ = stream.set_nodelay(true);
-    // Closing is all that can be said to a container whose peer does not answer.
-    let Ok(mut there) = client.link.open(dial).await else { return };
-    match read_status::<()>(&mut there).await {
-        Ok(()) => carry(there, stream).await,
+async fn forward(stream: TcpStream, target: String, client: &Client) {
+    match client.link.dial(target).await {
+        Ok(Dialed::Socket(there)) => {
+            if let Ok(there) = TcpStream::from_std(there) {
+                carry::sockets(stream, there).await;
+            }
+        }
+        Ok(Dialed::Stream(there)) => {
+            // Latency over throughput; a failure changes nothing.
+            let _ = stream.set_nodelay(true);
+            carry::streams(there, stream).await;
+        }
+        // Closing is all that can be said to a container whose peer does not answer.
         Err(e) => tracing::debug!("a connection to the client's machine: {e}"),
     }
 }
 
 /// Datagrams: a stream to the client per peer, until it falls silent.
-async fn udp(socket: UdpSocket, dial: LinkRequest, client: Arc<Client>) {
+async fn udp(socket: UdpSocket, target: String, client: Arc<Client>) {
     let socket = Arc::new(socket);
     let mut flows: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
     let mut running = JoinSet::new();
@@ -155,7 +198,7 @@ async fn udp(socket: UdpSocket, dial: LinkRequest, client: Arc<Client>) {
                     }
                     let (datagrams, queue) = mpsc::channel(DATAGRAMS);
                     flows.insert(peer, datagrams);
-                    running.spawn(flow(socket.clone(), peer, queue, dial.clone(), client.clone()));
+                    running.spawn(flow(socket.clone(), peer, queue, target.clone(), client.clone()));
                 }
                 if let Some(datagrams) = flows.get(&peer) {
                     // A datagram there is no room for is lost, as datagrams are.
@@ -166,15 +209,31 @@ async fn udp(socket: UdpSocket, dial: LinkRequest, client: Arc<Client>) {
     }
 }
 
-async fn flow(socket: Arc<UdpSocket>, peer: SocketAddr, mut queue: mpsc::Receiver<Vec<u8>>, dial: LinkRequest, client: Arc<Client>) -> SocketAddr {
-    let Ok(mut there) = client.link.open(dial).await else { return peer };
+async fn flow(
+    socket: Arc<UdpSocket>,
+    peer: SocketAddr,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    target: String,
+    client: Arc<Client>,
+) -> SocketAddr {
+    let request = LinkRequest::Dial {
+        network: Network::Udp,
+        addr: target,
+        pass: false,
+    };
+    let Ok(mut there) = client.link.open(request).await else {
+        return peer;
+    };
     if read_status::<()>(&mut there).await.is_err() {
         return peer;
     }
     let (mut from, mut to) = tokio::io::split(there);
     let outward = async {
         while let Ok(Some(datagram)) = timeout(SILENCE, queue.recv()).await {
-            if frame::write_async(&mut to, Kind::Data, &datagram).await.is_err() {
+            if frame::write_async(&mut to, Kind::Data, &datagram)
+                .await
+                .is_err()
+            {
                 return;
             }
         }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Bound, Service, bind, domain,
+    Bound, Door, Service, bind, domain,
     health::{self, Probe, Target},
     healthcheck::Healthcheck,
     output::Log,
@@ -62,7 +62,8 @@ struct Begun {
     prepared: Streams,
     masked: Masked,
     commands: Commands,
-    network: ExecNetwork,
+    door: Option<Door>,
+    _network: ExecNetwork,
     fqdn: String,
     _nesting: Option<Nesting>,
     _named: Option<Named>,
@@ -106,7 +107,10 @@ pub(super) async fn live(
         Ok((plan, inputs)) => (plan, inputs),
         Err(why) => return Err(Error::user(why.as_str())),
     };
-    let step = ctx.session.progress.step(&format!("service {}: {}", service.hostname, plan.command()), ctx.span);
+    let step = ctx.session.progress.step(
+        &format!("service {}: {}", service.hostname, plan.command()),
+        ctx.span,
+    );
     let outcome = run(ctx, service, c, (plan, inputs), controls, announce, &step).await;
     match &outcome {
         Ok(()) => step.done(),
@@ -130,7 +134,11 @@ async fn run(
         begun = begin(ctx, service, plan, inputs) => begun?,
         () = controls.abort() => return Err(given_up()),
     };
-    let checks = ready::plan(&c.ports, c.healthcheck.as_ref(), &[&c.wanted, &service.ready]);
+    let checks = ready::plan(
+        &c.ports,
+        c.healthcheck.as_ref(),
+        &[&c.wanted, &service.ready],
+    );
     let lines = health::watch_lines(&checks, &log);
     let streams = begun.prepared;
     let (stdout, stderr) = (begun.masked.scrubber(), begun.masked.scrubber());
@@ -141,7 +149,11 @@ async fn run(
     let talk = async {
         let out = prepare::drain(streams.stdout, stdout, |b| show(Stream::Stdout, b));
         let err = prepare::drain(streams.stderr, stderr, |b| show(Stream::Stderr, b));
-        let (_, out, err) = tokio::join!(prepare::feed_stdin(streams.stdin, plan.stdin.clone()), out, err);
+        let (_, out, err) = tokio::join!(
+            prepare::feed_stdin(streams.stdin, plan.stdin.clone()),
+            out,
+            err
+        );
         if let Err(e) = out.and(err) {
             tracing::debug!("a service's output: {e}");
         }
@@ -150,20 +162,29 @@ async fn run(
     let target = Target {
         hostname: &service.hostname,
         pid: begun.child.pid(),
-        place: begun.network.namespace().zip(begun.network.address()),
+        door: begun.door.as_ref(),
         probes,
     };
     let ready = health::ready(&checks, &target, lines);
-    let address = begun.network.address();
-    let tell = || announce.ready(begun.fqdn.clone(), address, c.ports.to_vec());
-    let life = supervise(&mut begun.child, &begun.commands, controls, (ready, asked), tell);
-    let ended = beside(life, talk).await.map_err(|e| Error::environment(format!("cannot wait for the service's process: {e}")))?;
+    let tell = || announce.ready(begun.fqdn.clone(), begun.door.clone(), c.ports.to_vec());
+    let life = supervise(
+        &mut begun.child,
+        &begun.commands,
+        controls,
+        (ready, asked),
+        tell,
+    );
+    let ended = beside(life, talk)
+        .await
+        .map_err(|e| Error::environment(format!("cannot wait for the service's process: {e}")))?;
     let said = |what: String| match log.tail() {
         tail if tail.is_empty() => Error::user(what),
         tail => Error::user(format!("{what}; its last output:\n{tail}")),
     };
     match ended {
-        Ended::Early(exit) if exit.code() == 0 => Err(said("exited: service exited before healthcheck".to_owned())),
+        Ended::Early(exit) if exit.code() == 0 => {
+            Err(said("exited: service exited before healthcheck".to_owned()))
+        }
         Ended::Early(exit) => Err(said(format!("exited: {}", shown(exit)))),
         Ended::Unready(why) => Err(said(why)),
         Ended::GivenUp => Err(given_up()),
@@ -185,9 +206,16 @@ fn shown(exit: Exit) -> String {
 }
 
 /// Makes everything the process needs, dependencies first, and starts it.
-async fn begin(ctx: &Ctx, service: &Service, plan: &ExecPlan, inputs: &[Option<Output>]) -> Result<Begun, Error> {
+async fn begin(
+    ctx: &Ctx,
+    service: &Service,
+    plan: &ExecPlan,
+    inputs: &[Option<Output>],
+) -> Result<Begun, Error> {
     let inputs = ctx.inputs(inputs).await?;
-    let bound = bind(ctx, &plan.services).await.map_err(|e| e.context("start dependent services"))?;
+    let bound = bind(ctx, &plan.services)
+        .await
+        .map_err(|e| e.context("start dependent services"))?;
     let masked = prepare::masked(ctx, plan)?;
     let mut held = Held::default();
     let mounts = prepare::mounts(ctx, plan, &inputs, &mut held).await?;
@@ -195,19 +223,71 @@ async fn begin(ctx: &Ctx, service: &Service, plan: &ExecPlan, inputs: &[Option<O
     let short = service.hostname.to_string();
     let fqdn = format!("{short}.{}", domain(&ctx.session.id));
     // Known from now on, not from when it is ready: services may need each other to become so.
-    let named = ctx.engine.networking.name(&network, &[&fqdn, &short]).await?;
-    let (hostname, own_names) = if fqdn.len() <= HOSTNAME_MAX { (&fqdn, &short) } else { (&short, &fqdn) };
+    let named = ctx
+        .engine
+        .networking
+        .name(&network, &[&fqdn, &short])
+        .await?;
+    let (hostname, own_names) = if fqdn.len() <= HOSTNAME_MAX {
+        (&fqdn, &short)
+    } else {
+        (&short, &fqdn)
+    };
     let nesting = Nesting::start(ctx, plan, hostname, &mut network).await?;
-    let place = Place { network: &network, nesting: nesting.as_ref(), hostname, own_names: std::slice::from_ref(own_names), aliases: bound.aliases() };
-    let Prepared { spec, stdin, stdout, stderr } = prepare::assemble(ctx, plan, mounts, &place)?;
-    let commands = Commands { env: spec.env.clone(), cwd: spec.cwd.clone(), user: spec.user.clone(), privileged: spec.privileged };
+    let place = Place {
+        network: &network,
+        nesting: nesting.as_ref(),
+        hostname,
+        own_names: std::slice::from_ref(own_names),
+        aliases: bound.aliases(),
+    };
+    let Prepared {
+        spec,
+        stdin,
+        stdout,
+        stderr,
+    } = prepare::assemble(ctx, plan, mounts, &place)?;
+    let commands = Commands {
+        env: spec.env.clone(),
+        cwd: spec.cwd.clone(),
+        user: spec.user.clone(),
+        privileged: spec.privileged,
+    };
     let child = prepare::start(ctx, spec).await?.map_err(|e| {
-        let why = prepare::unknown_program(plan, &e).map_or_else(|| graph::error::chain(&e), |(said, code)| format!("exit code: {code}: {said}"));
+        let why = prepare::unknown_program(plan, &e).map_or_else(
+            || graph::error::chain(&e),
+            |(said, code)| format!("exit code: {code}: {said}"),
+        );
         Error::user(masked.scrubber().text(&format!("exited: {why}")))
     })?;
     let nesting = nesting.map(|n| n.attend(ctx, &child));
-    let prepared = Streams { stdin, stdout, stderr };
-    Ok(Begun { child, prepared, masked, commands, network, fqdn, _nesting: nesting, _named: named, _bound: bound, _held: held })
+    let prepared = Streams {
+        stdin,
+        stdout,
+        stderr,
+    };
+    let door = match network.namespace().zip(network.address()) {
+        Some((namespace, address)) => {
+            let own = namespace
+                .try_clone()
+                .map_err(|e| Error::environment(format!("cannot keep a network namespace: {e}")))?;
+            Some(Door::new(own, address))
+        }
+        None => None,
+    };
+    Ok(Begun {
+        child,
+        prepared,
+        masked,
+        commands,
+        door,
+        _network: network,
+        fqdn,
+        _nesting: nesting,
+        _named: named,
+        _bound: bound,
+        _held: held,
+    })
 }
 
 /// Watches over the process until it has ended.
@@ -215,7 +295,10 @@ async fn supervise(
     child: &mut Child,
     commands: &Commands,
     controls: &mut Controls,
-    (ready, mut asked): (impl Future<Output = Result<(), String>>, mpsc::Receiver<Probe>),
+    (ready, mut asked): (
+        impl Future<Output = Result<(), String>>,
+        mpsc::Receiver<Probe>,
+    ),
     tell: impl FnOnce(),
 ) -> std::io::Result<Ended> {
     let mut ready = pin!(ready);
@@ -268,11 +351,17 @@ fn probe_in(child: &Child, commands: &Commands, probe: Probe) {
         env: commands.env.clone(),
         cwd: commands.cwd.clone(),
         user: commands.user.clone(),
-        stdio: Stdio { stdin: None, stdout: None, stderr: None, terminal: false },
+        stdio: Stdio {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            terminal: false,
+        },
         privileged: commands.privileged,
     };
     // A few milliseconds of system calls.
-    let started = tokio::task::block_in_place(|| child.exec(spec)).map_err(|e| graph::error::chain(&e));
+    let started =
+        tokio::task::block_in_place(|| child.exec(spec)).map_err(|e| graph::error::chain(&e));
     // Whoever asked may have given up.
     let _ = probe.started.send(started);
 }

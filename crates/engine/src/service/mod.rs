@@ -4,6 +4,8 @@
 //! session, kept by [`registry::Services`]. Every one is a task of its own (`instance`, `tunnel`, `host`) that starts, tells
 //! whoever waits, and ends when it is told to, when nobody has used it for a while, or with its session.
 
+mod carry;
+mod door;
 mod fields;
 mod health;
 mod healthcheck;
@@ -17,9 +19,9 @@ mod tunnel;
 use std::{net::Ipv4Addr, sync::Arc};
 
 use graph::{call::Digest, error::Error};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::{
+    door::Door,
     fields::bind as bind_fields,
     host::HostPorts,
     instance::ContainerService,
@@ -32,8 +34,6 @@ use crate::{Ctx, container::Port};
 
 /// How deep services may depend on each other.
 const DEPTH_MAX: u32 = 64;
-/// Bytes of a connection on their way, in each direction.
-const CARRIED: usize = 64 << 10;
 
 /// A service.
 #[derive(Debug, Clone)]
@@ -50,7 +50,10 @@ pub struct Service {
 
 /// What a service is made of.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "always behind an `Arc`, and nearly always the large one")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "always behind an `Arc`, and nearly always the large one"
+)]
 pub enum Kind {
     /// A process in a container.
     Container(ContainerService),
@@ -84,13 +87,21 @@ impl Binding {
     /// `hostname=alias` for each alias; what the cache knows of a binding.
     pub fn names(&self) -> Vec<String> {
         let host = &self.service.hostname;
-        if self.aliases.is_empty() { vec![host.to_string()] } else { self.aliases.iter().map(|a| format!("{host}={a}")).collect() }
+        if self.aliases.is_empty() {
+            vec![host.to_string()]
+        } else {
+            self.aliases.iter().map(|a| format!("{host}={a}")).collect()
+        }
     }
 
     /// How a binding is named in errors: `abc (aliased as db, cache)`.
     fn shown(&self) -> String {
         let host = &self.service.hostname;
-        if self.aliases.is_empty() { format!("{host} (no aliases)") } else { format!("{host} (aliased as {})", self.aliases.join(", ")) }
+        if self.aliases.is_empty() {
+            format!("{host} (no aliases)")
+        } else {
+            format!("{host} (aliased as {})", self.aliases.join(", "))
+        }
     }
 }
 
@@ -99,7 +110,10 @@ pub fn add_binding(list: &mut Vec<Binding>, service: Service, alias: &str) {
     let binding = match list.iter_mut().find(|b| b.service.id == service.id) {
         Some(b) => b,
         None => {
-            list.push(Binding { service, aliases: Vec::new() });
+            list.push(Binding {
+                service,
+                aliases: Vec::new(),
+            });
             let Some(last) = list.last_mut() else { return };
             last
         }
@@ -146,8 +160,11 @@ pub async fn bind(ctx: &Ctx, bindings: &[Binding]) -> Result<Bound, Error> {
         if binding.aliases.is_empty() {
             continue;
         }
-        let Some(address) = used.running().address else {
-            return Err(Error::user(format!("lookup {} for hosts file: it has no address that containers can reach", binding.service.hostname)));
+        let Some(address) = used.running().door.as_ref().map(Door::address) else {
+            return Err(Error::user(format!(
+                "lookup {} for hosts file: it has no address that containers can reach",
+                binding.service.hostname
+            )));
         };
         aliases.extend(binding.aliases.iter().map(|a| (address, a.to_string())));
     }
@@ -174,12 +191,6 @@ impl Service {
     }
 }
 
-/// Copies both ways until both sides are done. Each side's end reaches the other; what breaks ends both.
-async fn carry(mut one: impl AsyncRead + AsyncWrite + Unpin, mut other: impl AsyncRead + AsyncWrite + Unpin) {
-    // There is nobody to tell of a connection that broke.
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut one, &mut other, CARRIED, CARRIED).await;
-}
-
 /// The domain of a session's names.
 pub fn domain(session: &str) -> String {
     format!("{}.dagger.local", short_digest(session.as_bytes()))
@@ -195,7 +206,10 @@ fn hostname_of(id: Digest, scope: &str) -> String {
 /// 64 bits of digest as 13 characters that a host name may have: base 32 with digits and the letters up to `v`.
 fn short_digest(bytes: &[u8]) -> String {
     let bits = u128::from(xxhash_rust::xxh3::xxh3_64(bytes)) << 1;
-    (0..13).rev().map(|i| char::from(b"0123456789abcdefghijklmnopqrstuv"[(bits >> (5 * i)) as usize & 31])).collect()
+    (0..13)
+        .rev()
+        .map(|i| char::from(b"0123456789abcdefghijklmnopqrstuv"[(bits >> (5 * i)) as usize & 31]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -204,9 +218,17 @@ mod tests {
 
     #[test]
     fn short_digests_are_host_names_of_a_fixed_length() {
-        let digests: Vec<String> = ["", "a", "b"].iter().map(|s| short_digest(s.as_bytes())).collect();
+        let digests: Vec<String> = ["", "a", "b"]
+            .iter()
+            .map(|s| short_digest(s.as_bytes()))
+            .collect();
         for d in &digests {
-            assert!(d.len() == 13 && d.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'v').contains(&b)), "{d}");
+            assert!(
+                d.len() == 13
+                    && d.bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'v').contains(&b)),
+                "{d}"
+            );
         }
         assert_ne!(digests[1], digests[2]);
         // The same for ever: names appear in users' files.

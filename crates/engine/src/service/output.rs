@@ -70,7 +70,11 @@ impl Log {
     /// Resolves when so many lines with this text have been said from now on. Ask before it speaks.
     pub(super) fn lines(&self, text: &str, count: u32) -> watch::Receiver<bool> {
         let (seen, receiver) = watch::channel(count == 0);
-        self.inner().watched.push(Watched { text: text.as_bytes().to_vec(), missing: count, seen });
+        self.inner().watched.push(Watched {
+            text: text.as_bytes().to_vec(),
+            missing: count,
+            seen,
+        });
         receiver
     }
 
@@ -87,7 +91,10 @@ impl Log {
         let start = inner.kept.len().saturating_sub(TAIL_BYTES);
         let text = String::from_utf8_lossy(inner.kept.get(start..).unwrap_or_default());
         let lines: Vec<&str> = text.trim().lines().collect();
-        lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default().join("\n")
+        lines
+            .get(lines.len().saturating_sub(TAIL_LINES)..)
+            .unwrap_or_default()
+            .join("\n")
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
-    net::Ipv4Addr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +17,7 @@ use graph::{
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Service, host, instance, output::Log, tunnel};
+use super::{Door, Kind, Service, host, instance, output::Log, tunnel};
 use crate::{Ctx, container::Port};
 
 /// How long a service stays after its last use: one exec is often followed by another.
@@ -62,8 +61,8 @@ type Outcome = Result<Arc<Running>, Error>;
 pub struct Running {
     /// Its fully qualified name; a tunnel's is its bind address.
     pub hostname: String,
-    /// Where containers reach it.
-    pub address: Option<Ipv4Addr>,
+    /// The way to it; a tunnel has none.
+    pub door: Option<Door>,
     /// The ports that are open.
     pub ports: Vec<Port>,
     /// Set when it has ended.
@@ -103,7 +102,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(entry) = lock(&self.state).instances.get(&self.id).filter(|e| e.number == self.number) {
+        if let Some(entry) = lock(&self.state)
+            .instances
+            .get(&self.id)
+            .filter(|e| e.number == self.number)
+        {
             entry.users.send_modify(|n| *n = n.saturating_sub(1));
         }
     }
@@ -112,7 +115,10 @@ impl Drop for Seat {
 /// What a new user finds.
 enum Found {
     Seat(Seat, watch::Receiver<Option<Outcome>>),
-    Ending { kill: CancellationToken, ended: CancellationToken },
+    Ending {
+        kill: CancellationToken,
+        ended: CancellationToken,
+    },
 }
 
 impl Services {
@@ -126,9 +132,18 @@ impl Services {
         loop {
             match self.enter(ctx, service)? {
                 Found::Seat(seat, mut outcome) => {
-                    let outcome = outcome.wait_for(Option::is_some).await.ok().and_then(|o| o.clone());
-                    let running = outcome.unwrap_or_else(|| Err(Error::internal("a service's start ended without an answer")))?;
-                    return Ok(Use { _seat: seat, running });
+                    let outcome = outcome
+                        .wait_for(Option::is_some)
+                        .await
+                        .ok()
+                        .and_then(|o| o.clone());
+                    let running = outcome.unwrap_or_else(|| {
+                        Err(Error::internal("a service's start ended without an answer"))
+                    })?;
+                    return Ok(Use {
+                        _seat: seat,
+                        running,
+                    });
                 }
                 Found::Ending { kill, ended } => {
                     // Two instances at once would fight for the same volumes.
@@ -149,10 +164,17 @@ impl Services {
         }
         if let Some(entry) = state.instances.get(&service.id) {
             if entry.stopping {
-                return Ok(Found::Ending { kill: entry.kill.clone(), ended: entry.ended.clone() });
+                return Ok(Found::Ending {
+                    kill: entry.kill.clone(),
+                    ended: entry.ended.clone(),
+                });
             }
             entry.users.send_modify(|n| *n += 1);
-            let seat = Seat { state: self.0.clone(), id: service.id, number: entry.number };
+            let seat = Seat {
+                state: self.0.clone(),
+                id: service.id,
+                number: entry.number,
+            };
             return Ok(Found::Seat(seat, entry.outcome.clone()));
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -179,7 +201,11 @@ impl Services {
         };
         state.instances.insert(service.id, entry);
         drop(state);
-        let seat = Seat { state: self.0.clone(), id: service.id, number };
+        let seat = Seat {
+            state: self.0.clone(),
+            id: service.id,
+            number,
+        };
         spawn(ctx.clone(), service.clone(), controls, tell);
         Ok(Found::Seat(seat, outcome))
     }
@@ -192,7 +218,10 @@ impl Services {
         let used = self.acquire(ctx, service).await?;
         let mut state = lock(&self.0);
         if state.pinned.insert(service.id)
-            && let Some(entry) = state.instances.get(&service.id).filter(|e| e.number == used._seat.number)
+            && let Some(entry) = state
+                .instances
+                .get(&service.id)
+                .filter(|e| e.number == used._seat.number)
         {
             entry.users.send_modify(|n| *n += 1);
         }
@@ -207,7 +236,9 @@ impl Services {
         let ended = {
             let mut state = lock(&self.0);
             state.pinned.remove(&id);
-            let Some(entry) = state.instances.get_mut(&id) else { return };
+            let Some(entry) = state.instances.get_mut(&id) else {
+                return;
+            };
             entry.stopping = true;
             if kill {
                 entry.kill.cancel();
@@ -252,7 +283,10 @@ impl Services {
         };
         let all = futures::future::join_all(ended.iter().map(CancellationToken::cancelled));
         if timeout(CLOSE, all).await.is_err() {
-            tracing::warn!("some services of a session have not ended {} s after they were killed", CLOSE.as_secs());
+            tracing::warn!(
+                "some services of a session have not ended {} s after they were killed",
+                CLOSE.as_secs()
+            );
         }
     }
 }
@@ -260,10 +294,22 @@ impl Services {
 /// Runs an instance on a task of its own. Boxed: services need services, and their futures would have no finite type.
 fn spawn(ctx: Ctx, service: Service, mut controls: Controls, tell: watch::Sender<Option<Outcome>>) {
     let life: futures::future::BoxFuture<'static, ()> = Box::pin(async move {
-        let gone = Gone(controls.state.clone(), controls.id, controls.number, controls.ended.clone());
-        let mut announce = Announce { tell: &tell, ended: &controls.ended.clone(), state: &controls.state.clone(), id: controls.id };
+        let gone = Gone(
+            controls.state.clone(),
+            controls.id,
+            controls.number,
+            controls.ended.clone(),
+        );
+        let mut announce = Announce {
+            tell: &tell,
+            ended: &controls.ended.clone(),
+            state: &controls.state.clone(),
+            id: controls.id,
+        };
         let result = match &*service.kind {
-            Kind::Container(c) => instance::live(&ctx, &service, c, &mut controls, &mut announce).await,
+            Kind::Container(c) => {
+                instance::live(&ctx, &service, c, &mut controls, &mut announce).await
+            }
             Kind::Tunnel(t) => tunnel::live(&ctx, t, &mut controls, &mut announce).await,
             Kind::Host(h) => host::live(&ctx, &service, h, &mut controls, &mut announce).await,
         };
@@ -288,7 +334,11 @@ struct Gone(Arc<Mutex<State>>, Digest, u64, CancellationToken);
 impl Drop for Gone {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
-        if state.instances.get(&self.1).is_some_and(|e| e.number == self.2) {
+        if state
+            .instances
+            .get(&self.1)
+            .is_some_and(|e| e.number == self.2)
+        {
             state.instances.remove(&self.1);
         }
         drop(state);
@@ -306,8 +356,13 @@ pub(super) struct Announce<'a> {
 
 impl Announce<'_> {
     /// It is.
-    pub(super) fn ready(&mut self, hostname: String, address: Option<Ipv4Addr>, ports: Vec<Port>) {
-        self.tell.send_replace(Some(Ok(Arc::new(Running { hostname, address, ports, ended: self.ended.clone() }))));
+    pub(super) fn ready(&mut self, hostname: String, door: Option<Door>, ports: Vec<Port>) {
+        self.tell.send_replace(Some(Ok(Arc::new(Running {
+            hostname,
+            door,
+            ports,
+            ended: self.ended.clone(),
+        }))));
     }
 
     /// What it says can be read here.
@@ -377,7 +432,9 @@ impl Controls {
             if self.users.wait_for(|n| *n == 0).await.is_err() {
                 return std::future::pending().await;
             }
-            let used_again = timeout(grace, self.users.wait_for(|n| *n > 0)).await.is_ok();
+            let used_again = timeout(grace, self.users.wait_for(|n| *n > 0))
+                .await
+                .is_ok();
             if !used_again && self.retire() {
                 return;
             }
@@ -387,7 +444,13 @@ impl Controls {
     /// Marks the instance as ending, unless somebody has just come.
     fn retire(&self) -> bool {
         let mut state = lock(&self.state);
-        let Some(entry) = state.instances.get_mut(&self.id).filter(|e| e.number == self.number) else { return true };
+        let Some(entry) = state
+            .instances
+            .get_mut(&self.id)
+            .filter(|e| e.number == self.number)
+        else {
+            return true;
+        };
         let unused = *entry.users.borrow() == 0;
         entry.stopping |= unused;
         unused

@@ -1,16 +1,20 @@
 //! Ports of the client's machine that lead to a container's.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use graph::error::{Class, Error};
-use tokio::task::JoinSet;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use super::{
-    Forward, Kind, Service, Use, carry,
+    Door, Forward, Kind, Service, Use, carry,
     registry::{Announce, Controls},
 };
 use crate::{
@@ -22,6 +26,8 @@ use crate::{
 
 /// What a tunnel is reached under.
 pub(super) const LOCALHOST: &str = "127.0.0.1";
+/// Connections of one port at once.
+const CONNECTIONS_MAX: usize = 4096;
 
 /// Ports of a client's machine that lead to a container service.
 pub struct Tunnel {
@@ -37,7 +43,11 @@ pub struct Tunnel {
 
 impl std::fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tunnel({:?} to {} for client {})", self.forwards, self.upstream.hostname, self.client.key)
+        write!(
+            f,
+            "Tunnel({:?} to {} for client {})",
+            self.forwards, self.upstream.hostname, self.client.key
+        )
     }
 }
 
@@ -48,17 +58,26 @@ struct Upstream {
 }
 
 impl Upstream {
-    async fn address(&self, ctx: &Ctx) -> Result<Ipv4Addr, Error> {
+    async fn door(&self, ctx: &Ctx) -> Result<Door, Error> {
         let mut used = self.used.lock().await;
         if used.running().ended.is_cancelled() {
             *used = ctx.session.services.acquire(ctx, &self.service).await?;
         }
-        used.running().address.ok_or_else(|| Error::environment("the service has no address: this engine runs containers without network"))
+        used.running().door.clone().ok_or_else(|| {
+            Error::environment(
+                "the service has no address: this engine runs containers without network",
+            )
+        })
     }
 }
 
 /// Opens the ports, tells where they are, and carries connections until told to end.
-pub(super) async fn live(ctx: &Ctx, tunnel: &Tunnel, controls: &mut Controls, announce: &mut Announce<'_>) -> Result<(), Error> {
+pub(super) async fn live(
+    ctx: &Ctx,
+    tunnel: &Tunnel,
+    controls: &mut Controls,
+    announce: &mut Announce<'_>,
+) -> Result<(), Error> {
     let opened = tokio::select! {
         opened = open(ctx, tunnel) => opened,
         () = controls.abort() => Err(Error::new(Class::Cancelled, "it was stopped while it started")),
@@ -68,10 +87,23 @@ pub(super) async fn live(ctx: &Ctx, tunnel: &Tunnel, controls: &mut Controls, an
     let upstream = Arc::new(upstream);
     let mut accepting = JoinSet::new();
     let mut open = Vec::new();
-    for (listener, forward) in listeners.drain(..).zip(&tunnel.forwards) {
-        let Listener { accepted, control, .. } = listener;
+    for (
+        Listener {
+            socket,
+            accepted,
+            control,
+            ..
+        },
+        forward,
+    ) in listeners.drain(..).zip(&tunnel.forwards)
+    {
         open.push(control);
-        accepting.spawn(accept(ctx.clone(), upstream.clone(), forward.backend, accepted));
+        let (ctx, upstream) = (ctx.clone(), upstream.clone());
+        match socket.map(TcpListener::from_std) {
+            Some(Ok(listener)) => accepting.spawn(accept(listener, ctx, upstream, forward.backend)),
+            Some(Err(e)) => return Err(Error::environment(format!("host to container: {e}"))),
+            None => accepting.spawn(receive(accepted, ctx, upstream, forward.backend)),
+        };
     }
     // Nobody's last connection: a tunnel nobody wants any more is closed at once.
     controls.end(Some(Duration::ZERO)).await;
@@ -86,42 +118,91 @@ async fn open(ctx: &Ctx, tunnel: &Tunnel) -> Result<(Upstream, Vec<Listener>, Ve
     let mut listeners = Vec::with_capacity(tunnel.forwards.len());
     let mut ports = Vec::with_capacity(tunnel.forwards.len());
     for f in &tunnel.forwards {
-        let network = if f.udp { wire::link::Network::Udp } else { wire::link::Network::Tcp };
+        let network = if f.udp {
+            wire::link::Network::Udp
+        } else {
+            wire::link::Network::Tcp
+        };
         let wanted = SocketAddr::new(tunnel.bind, f.frontend.unwrap_or(0)).to_string();
         let listener = tunnel.client.link.listen(network, wanted).await;
         let listener = listener.map_err(|e| Error::user(format!("host to container: {e}")))?;
-        let bound: SocketAddr = listener.addr.parse().map_err(|_| Error::internal(format!("`{}` is no address", listener.addr)))?;
+        let bound: SocketAddr = listener
+            .addr
+            .parse()
+            .map_err(|_| Error::internal(format!("`{}` is no address", listener.addr)))?;
         ports.push(Port {
             port: bound.port(),
             udp: f.udp,
-            description: Some(format!("tunnel {bound} -> {}:{}", used.running().hostname, f.backend).into()),
+            description: Some(
+                format!(
+                    "tunnel {bound} -> {}:{}",
+                    used.running().hostname,
+                    f.backend
+                )
+                .into(),
+            ),
             skip_healthcheck: false,
         });
         listeners.push(listener);
     }
-    Ok((Upstream { service: tunnel.upstream.clone(), used: tokio::sync::Mutex::new(used) }, listeners, ports))
+    Ok((
+        Upstream {
+            service: tunnel.upstream.clone(),
+            used: tokio::sync::Mutex::new(used),
+        },
+        listeners,
+        ports,
+    ))
 }
 
-async fn accept(ctx: Ctx, upstream: Arc<Upstream>, backend: u16, mut accepted: tokio::sync::mpsc::Receiver<Box<dyn Io>>) {
+/// Carries connections that a client's socket accepts.
+async fn accept(listener: TcpListener, ctx: Ctx, upstream: Arc<Upstream>, backend: u16) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Owned here: ending this task closes the connections too.
     let mut connections = JoinSet::new();
-    while let Some(conn) = accepted.recv().await {
+    while let Ok(place) = room.clone().acquire_owned().await {
+        let Ok((conn, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: wait for some to be closed.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
         let (ctx, upstream) = (ctx.clone(), upstream.clone());
         connections.spawn(async move {
-            if let Err(e) = forward(&ctx, &upstream, backend, conn).await {
-                tracing::debug!("a connection through a tunnel: {e}");
+            let _place = place;
+            match connect(&ctx, &upstream, backend).await {
+                Ok(there) => carry::sockets(conn, there).await,
+                Err(e) => tracing::debug!("a connection through a tunnel: {e}"),
             }
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn forward(ctx: &Ctx, upstream: &Upstream, backend: u16, conn: Box<dyn Io>) -> Result<(), Error> {
-    let address = upstream.address(ctx).await?;
-    let there = ctx.engine.networking.dial(SocketAddrV4::new(address, backend)).await;
-    let there = there.map_err(|e| Error::environment(format!("dial tcp {address}:{backend}: {e}")))?;
-    carry(conn, there).await;
-    Ok(())
+/// Carries connections that a client elsewhere has accepted.
+async fn receive(
+    mut accepted: mpsc::Receiver<Box<dyn Io>>,
+    ctx: Ctx,
+    upstream: Arc<Upstream>,
+    backend: u16,
+) {
+    let mut connections = JoinSet::new();
+    while let Some(conn) = accepted.recv().await {
+        let (ctx, upstream) = (ctx.clone(), upstream.clone());
+        connections.spawn(async move {
+            match connect(&ctx, &upstream, backend).await {
+                Ok(there) => carry::streams(conn, there).await,
+                Err(e) => tracing::debug!("a connection through a tunnel: {e}"),
+            }
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn connect(ctx: &Ctx, upstream: &Upstream, backend: u16) -> Result<TcpStream, Error> {
+    let door = upstream.door(ctx).await?;
+    door.connect(backend)
+        .await
+        .map_err(|e| Error::environment(format!("dial tcp {}:{backend}: {e}", door.address())))
 }
 
 /// Ends a listener and waits for the client to have closed it, so that its port is free when the tunnel counts as stopped.
@@ -137,13 +218,35 @@ async fn close(mut control: Box<dyn Io>) {
 
 /// Which ports a tunnel opens: all of the service's under their own numbers when `native`, those asked for, and without either
 /// every port of the service on a free one.
-pub(super) fn forwards(service: &Service, native: bool, asked: Vec<Forward>) -> Result<Vec<Forward>, Error> {
-    let Kind::Container(c) = &*service.kind else { return Err(Error::user("tunneling to non-Container services is not supported")) };
-    let exposed = |own: bool| c.ports.iter().map(move |p| Forward { frontend: own.then_some(p.port), backend: p.port, udp: p.udp });
-    let mut all: Vec<Forward> = if native { exposed(true).collect() } else { Vec::new() };
+pub(super) fn forwards(
+    service: &Service,
+    native: bool,
+    asked: Vec<Forward>,
+) -> Result<Vec<Forward>, Error> {
+    let Kind::Container(c) = &*service.kind else {
+        return Err(Error::user(
+            "tunneling to non-Container services is not supported",
+        ));
+    };
+    let exposed = |own: bool| {
+        c.ports.iter().map(move |p| Forward {
+            frontend: own.then_some(p.port),
+            backend: p.port,
+            udp: p.udp,
+        })
+    };
+    let mut all: Vec<Forward> = if native {
+        exposed(true).collect()
+    } else {
+        Vec::new()
+    };
     all.extend(asked);
     if all.is_empty() && !native {
         all.extend(exposed(false));
     }
-    if all.is_empty() { Err(Error::user("no ports to forward")) } else { Ok(all) }
+    if all.is_empty() {
+        Err(Error::user("no ports to forward"))
+    } else {
+        Ok(all)
+    }
 }

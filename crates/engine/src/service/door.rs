@@ -1,0 +1,96 @@
+//! The engine's way into a service: sockets of its network namespace, made a few at a time because entering it takes a thread.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use sandbox::network::run_in;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Sockets made at once.
+const BATCH: usize = 16;
+/// With fewer than this, more are made ahead of need.
+const FEW: usize = 6;
+
+/// A container's namespace and its address there. Cheap to clone.
+#[derive(Clone)]
+pub struct Door(Arc<Inner>);
+
+struct Inner {
+    namespace: OwnedFd,
+    address: Ipv4Addr,
+    ready: Mutex<Vec<TcpSocket>>,
+    making: AtomicBool,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Door({})", self.0.address)
+    }
+}
+
+impl Door {
+    /// Into this namespace.
+    pub(super) fn new(namespace: OwnedFd, address: Ipv4Addr) -> Self {
+        Self(Arc::new(Inner {
+            namespace,
+            address,
+            ready: Mutex::default(),
+            making: AtomicBool::new(false),
+        }))
+    }
+
+    /// The container's address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.0.address
+    }
+
+    /// Connects to a port of the container, from within.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub async fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        let (socket, left) = {
+            let mut ready = self.ready();
+            (ready.pop(), ready.len())
+        };
+        let socket = match socket {
+            Some(socket) => socket,
+            None => {
+                let mut made = self.make()?;
+                let one = made.pop().ok_or(io::ErrorKind::Other)?;
+                self.ready().append(&mut made);
+                one
+            }
+        };
+        if (1..FEW).contains(&left) && !self.0.making.swap(true, Ordering::AcqRel) {
+            let door = self.clone();
+            tokio::task::spawn_blocking(move || {
+                // Whoever finds none makes them, and learns why it fails.
+                if let Ok(mut made) = door.make() {
+                    door.ready().append(&mut made);
+                }
+                door.0.making.store(false, Ordering::Release);
+            });
+        }
+        socket
+            .connect(SocketAddr::from((self.0.address, port)))
+            .await
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Vec<TcpSocket>> {
+        self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self) -> io::Result<Vec<TcpSocket>> {
+        run_in(&self.0.namespace, || {
+            (0..BATCH).map(|_| TcpSocket::new_v4()).collect()
+        })?
+    }
+}
