@@ -24,60 +24,109 @@ pub(crate) async fn serve(conn: Conn, ctx: Ctx) {
         async move { Ok::<_, Infallible>(answer(&ctx, request).await) }
     });
     // A client that hangs up in the middle is no news.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(conn), service).await;
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(conn), service)
+        .await;
 }
 
 /// Answers a connection of a session that is gone.
 pub(crate) async fn gone(conn: Conn) {
     let service = service_fn(|_: Request<Incoming>| async {
-        Ok::<_, Infallible>(problem(StatusCode::SERVICE_UNAVAILABLE, "the session has ended"))
+        Ok::<_, Infallible>(problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the session has ended",
+        ))
     });
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(conn), service).await;
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(conn), service)
+        .await;
 }
 
 async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
     if !authorised(&request, &ctx.client.info.token) {
         let mut refused = problem(StatusCode::UNAUTHORIZED, "wrong or missing session token");
-        refused
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Basic realm=\"Access to the Dagger engine session\""));
+        refused.headers_mut().insert(
+            header::WWW_AUTHENTICATE,
+            header::HeaderValue::from_static("Basic realm=\"Access to the Dagger engine session\""),
+        );
         return refused;
     }
     if request.uri().path() != "/query" {
-        return problem(StatusCode::NOT_FOUND, "no such path: the API is at `/query`");
+        return problem(
+            StatusCode::NOT_FOUND,
+            "no such path: the API is at `/query`",
+        );
     }
     if request.method() != Method::POST {
         return problem(StatusCode::METHOD_NOT_ALLOWED, "queries are sent with POST");
     }
     let body = match Limited::new(request.into_body(), BODY_MAX).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(e) => return problem(StatusCode::PAYLOAD_TOO_LARGE, &format!("cannot read the request: {e}")),
+        Err(e) => {
+            return problem(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                &format!("cannot read the request: {e}"),
+            );
+        }
     };
     let query = match serde_json::from_slice::<graph::Request>(&body) {
         Ok(q) => q,
-        Err(e) => return problem(StatusCode::BAD_REQUEST, &format!("the request is not a GraphQL request: {e}")),
+        Err(e) => {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                &format!("the request is not a GraphQL request: {e}"),
+            );
+        }
     };
     let response = ctx.session.solver.run(ctx, ctx.client.view, query).await;
-    json(StatusCode::from_u16(response.status).unwrap_or(StatusCode::OK), response.body)
+    json(
+        StatusCode::from_u16(response.status).unwrap_or(StatusCode::OK),
+        response.body,
+    )
 }
 
 /// Basic auth with the token as user and an empty password. Compared in constant time.
 fn authorised(request: &Request<Incoming>, token: &str) -> bool {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let Some(encoded) = given.strip_prefix("Basic ") else { return false };
-    let engines = [base64::engine::general_purpose::STANDARD, base64::engine::general_purpose::URL_SAFE];
-    let Some(pair) = engines.iter().find_map(|e| e.decode(encoded.trim()).ok()) else { return false };
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    let Some(encoded) = given.strip_prefix("Basic ") else {
+        return false;
+    };
+    let engines = [
+        base64::engine::general_purpose::STANDARD,
+        base64::engine::general_purpose::URL_SAFE,
+    ];
+    let Some(pair) = engines.iter().find_map(|e| e.decode(encoded.trim()).ok()) else {
+        return false;
+    };
     let user = pair.split(|b| *b == b':').next().unwrap_or(&[]);
-    user.len() == token.len() && !token.is_empty() && user.iter().zip(token.as_bytes()).fold(0, |d, (a, b)| d | (a ^ b)) == 0
+    user.len() == token.len()
+        && !token.is_empty()
+        && user
+            .iter()
+            .zip(token.as_bytes())
+            .fold(0, |d, (a, b)| d | (a ^ b))
+            == 0
 }
 
 fn json(status: StatusCode, body: Vec<u8>) -> Answer {
     let mut r = Response::new(Full::new(Bytes::from(body)));
     *r.status_mut() = status;
-    r.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    r.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     r
 }
 
 fn problem(status: StatusCode, text: &str) -> Answer {
-    json(status, serde_json::json!({"errors": [{"message": text}]}).to_string().into_bytes())
+    json(
+        status,
+        serde_json::json!({"errors": [{"message": text}]})
+            .to_string()
+            .into_bytes(),
+    )
 }

@@ -38,7 +38,11 @@ pub(crate) struct Sessions(Mutex<HashMap<String, Arc<Entry>>>);
 
 impl Sessions {
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
     }
 
     /// Adds a session; false when its name is taken.
@@ -52,7 +56,10 @@ impl Sessions {
     }
 
     fn remove(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -61,7 +68,13 @@ impl Sessions {
 
     /// Ends all sessions and waits for them.
     pub(crate) async fn end_all(&self, limit: Duration) {
-        let all: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let all: Vec<_> = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
         for entry in &all {
             entry.end.cancel();
         }
@@ -73,13 +86,22 @@ impl Sessions {
 }
 
 /// Serves a control connection: the session lives as long as it.
-pub(crate) async fn serve(shared: &Arc<Shared>, mut conn: Conn, wished: Option<String>, client: ClientInfo) {
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    mut conn: Conn,
+    wished: Option<String>,
+    client: ClientInfo,
+) {
     let id = wished.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let wants_progress = client.progress;
     let (progress, mut events) = Progress::new();
     let (lines, mut outgoing) = mpsc::channel(LINES);
     let link = Arc::new(Link::new(lines.clone()));
-    let session = Session::new(id.clone(), graph::solve::Solver::new(shared.engine.schema.clone()), progress);
+    let session = Session::new(
+        id.clone(),
+        graph::solve::Solver::new(shared.engine.schema.clone()),
+        progress,
+    );
     let entry = Arc::new(Entry {
         ctx: Ctx {
             engine: shared.engine.clone(),
@@ -98,8 +120,12 @@ pub(crate) async fn serve(shared: &Arc<Shared>, mut conn: Conn, wished: Option<S
         let _ = conn.flush().await;
         return;
     }
-    let welcome = Welcome::Ok { session: id.clone(), engine_version: wire::API_VERSION.to_owned() };
-    let welcomed = line::write_async(&mut conn, &welcome).await.is_ok() && conn.flush().await.is_ok();
+    let welcome = Welcome::Ok {
+        session: id.clone(),
+        engine_version: wire::API_VERSION.to_owned(),
+    };
+    let welcomed =
+        line::write_async(&mut conn, &welcome).await.is_ok() && conn.flush().await.is_ok();
     let mut closing = false;
     if welcomed {
         let (read, mut write) = tokio::io::split(conn);

@@ -44,7 +44,14 @@ pub struct Gc {
 
 impl Default for Gc {
     fn default() -> Self {
-        Self { enabled: true, reserved_space: None, max_used_space: None, min_free_space: None, sweep_size: None, policies: vec![] }
+        Self {
+            enabled: true,
+            reserved_space: None,
+            max_used_space: None,
+            min_free_space: None,
+            sweep_size: None,
+            policies: vec![],
+        }
     }
 }
 
@@ -58,7 +65,9 @@ pub struct Security {
 
 impl Default for Security {
     fn default() -> Self {
-        Self { insecure_root_capabilities: true }
+        Self {
+            insecure_root_capabilities: true,
+        }
     }
 }
 
@@ -119,8 +128,16 @@ impl Config {
         let bytes = match std::fs::read(path) {
             Ok(b) => b,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(ConfigError::Read { path: name(), source }),
+            Err(source) => {
+                return Err(ConfigError::Read {
+                    path: name(),
+                    source,
+                });
+            }
         };
-        serde_json::from_slice(&bytes).map_err(|source| ConfigError::Parse { path: name(), source })
+        serde_json::from_slice(&bytes).map_err(|source| ConfigError::Parse {
+            path: name(),
+            source,
+        })
     }
 }

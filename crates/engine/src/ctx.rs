@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use graph::{
-    call::Call,
-    error::Error,
-    resolve::Context,
-    value::Object,
-};
+use graph::{call::Call, error::Error, resolve::Context, value::Object};
 
 use crate::{
     Engine,
@@ -32,12 +27,17 @@ impl Ctx {
     ///
     /// # Errors
     /// What the recipe's calls answered, or a recipe of another type.
-    pub async fn load<T: Clone + Send + Sync + 'static>(&self, call: &Arc<Call>) -> Result<T, Error> {
+    pub async fn load<T: Clone + Send + Sync + 'static>(
+        &self,
+        call: &Arc<Call>,
+    ) -> Result<T, Error> {
         let object = self.load_object(call).await?;
-        object
-            .get::<T>()
-            .cloned()
-            .ok_or_else(|| Error::user(format!("expected an ID of another type than `{}`", object.type_name)))
+        object.get::<T>().cloned().ok_or_else(|| {
+            Error::user(format!(
+                "expected an ID of another type than `{}`",
+                object.type_name
+            ))
+        })
     }
 
     /// Evaluates a recipe.
@@ -63,7 +63,10 @@ impl Context for Ctx {
     }
 
     fn within(&self, span: u64) -> Self {
-        Self { span, ..self.clone() }
+        Self {
+            span,
+            ..self.clone()
+        }
     }
 
     fn current_span(&self) -> u64 {

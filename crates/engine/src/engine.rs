@@ -92,32 +92,58 @@ pub enum OpenError {
 /// Threads that may block at once.
 const BLOCKING_MAX: usize = 64;
 /// Proxy variables passed on to execs, in both cases.
-const PROXY_VARIABLES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+const PROXY_VARIABLES: [&str; 5] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
 /// Where CA bundles are found.
-const CA_BUNDLES: [&str; 4] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
+const CA_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 impl Engine {
     /// Builds the world, top to bottom. `api` serves the API inside containers.
     ///
     /// # Errors
     /// The part that could not be had.
-    pub fn open(config: Config, state_dir: &Path, api: Arc<dyn ApiServer>) -> Result<Arc<Self>, OpenError> {
+    pub fn open(
+        config: Config,
+        state_dir: &Path,
+        api: Arc<dyn ApiServer>,
+    ) -> Result<Arc<Self>, OpenError> {
         let gc = Collector::new(Settings::read(&config.gc).map_err(OpenError::Gc)?);
-        let store = Store::open(state_dir, store::Options::default())
-            .map_err(|source| OpenError::Store { dir: state_dir.to_owned(), source })?;
+        let store = Store::open(state_dir, store::Options::default()).map_err(|source| {
+            OpenError::Store {
+                dir: state_dir.to_owned(),
+                source,
+            }
+        })?;
         let run_dir = state_dir.join("run");
-        let scratch = |source| OpenError::Scratch { path: run_dir.clone(), source };
+        let scratch = |source| OpenError::Scratch {
+            path: run_dir.clone(),
+            source,
+        };
         match std::fs::remove_dir_all(&run_dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(scratch(e)),
             _ => {}
         }
         std::fs::create_dir_all(&run_dir).map_err(scratch)?;
         let runtime = open_runtime(&config, &run_dir)?;
-        let registry = crate::container::image::client(&config).map_err(|e| OpenError::Registry(e.into()))?;
+        let registry =
+            crate::container::image::client(&config).map_err(|e| OpenError::Registry(e.into()))?;
         let schema = crate::schema::build().map_err(OpenError::Schema)?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let slots = if config.max_parallelism == 0 { cores * 4 } else { config.max_parallelism };
+        let slots = if config.max_parallelism == 0 {
+            cores * 4
+        } else {
+            config.max_parallelism
+        };
         let networking = Networking::new(&config.network);
         Ok(Arc::new(Self {
             store,
@@ -147,15 +173,24 @@ impl Engine {
         T: Send + 'static,
         F: FnOnce() -> Result<T, Error> + Send + 'static,
     {
-        let _slot = self.blocking_slots.acquire().await.map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?;
-        tokio::task::spawn_blocking(f)
+        let _slot = self
+            .blocking_slots
+            .acquire()
             .await
-            .map_err(|e| Error::internal(format!("a step of the engine failed unexpectedly ({e}); please report this")))?
+            .map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?;
+        tokio::task::spawn_blocking(f).await.map_err(|e| {
+            Error::internal(format!(
+                "a step of the engine failed unexpectedly ({e}); please report this"
+            ))
+        })?
     }
 
     /// The lock of a cache volume.
     pub fn volume_lock(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.volume_locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self
+            .volume_locks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, l| l.strong_count() > 0);
         if let Some(l) = locks.get(key).and_then(Weak::upgrade) {
             return l;
@@ -171,14 +206,30 @@ impl Engine {
     /// The store's.
     pub async fn private_volume(&self, key: &str, volume: &Volume) -> Result<PrivateVolume, Error> {
         for n in 0.. {
-            let name = if n == 0 { format!("{key}\0private") } else { format!("{key}\0private{n}") };
+            let name = if n == 0 {
+                format!("{key}\0private")
+            } else {
+                format!("{key}\0private{n}")
+            };
             if let Ok(guard) = self.volume_lock(&name).try_lock_owned() {
                 if n == 0 {
-                    return Ok(PrivateVolume { path: volume.path().to_owned(), _guard: guard });
+                    return Ok(PrivateVolume {
+                        path: volume.path().to_owned(),
+                        _guard: guard,
+                    });
                 }
                 let store = self.store.clone();
-                let copy = self.blocking(move || store.volume(&name).map_err(|e| Error::from_chain(Class::Environment, &e))).await?;
-                return Ok(PrivateVolume { path: copy.path().to_owned(), _guard: guard });
+                let copy = self
+                    .blocking(move || {
+                        store
+                            .volume(&name)
+                            .map_err(|e| Error::from_chain(Class::Environment, &e))
+                    })
+                    .await?;
+                return Ok(PrivateVolume {
+                    path: copy.path().to_owned(),
+                    _guard: guard,
+                });
             }
         }
         Err(Error::internal("no private volume"))
@@ -187,11 +238,17 @@ impl Engine {
     /// Ends the engine's own work; sessions are closed before.
     pub async fn close(&self) {
         let store = self.store.clone();
-        if let Err(e) = self.blocking(move || store.close().map_err(|e| Error::from_chain(Class::Environment, &e))).await {
+        if let Err(e) = self
+            .blocking(move || {
+                store
+                    .close()
+                    .map_err(|e| Error::from_chain(Class::Environment, &e))
+            })
+            .await
+        {
             tracing::warn!("cannot close the store: {e}");
         }
     }
-
 }
 
 /// A volume's directory, used by one exec alone.
@@ -211,7 +268,9 @@ impl PrivateVolume {
 /// The engine's own runtime, or the OCI runtime that the configuration names.
 fn open_runtime(config: &Config, run_dir: &Path) -> Result<Arc<dyn sandbox::Runtime>, OpenError> {
     match config.runtime.as_deref() {
-        None | Some("native") => Ok(Arc::new(sandbox::Native::new().map_err(|e| OpenError::Sandbox(e.into()))?)),
+        None | Some("native") => Ok(Arc::new(
+            sandbox::Native::new().map_err(|e| OpenError::Sandbox(e.into()))?,
+        )),
         Some(program) => Ok(Arc::new(sandbox::Runc::new(program, run_dir))),
     }
 }
@@ -236,6 +295,12 @@ mod tests {
     #[test]
     fn proxies_are_given_in_both_cases() {
         let env = proxy_env(|n| (n == "https_proxy").then(|| "http://p:1".to_owned()));
-        assert_eq!(env, [("HTTPS_PROXY".to_owned(), "http://p:1".to_owned()), ("https_proxy".to_owned(), "http://p:1".to_owned())]);
+        assert_eq!(
+            env,
+            [
+                ("HTTPS_PROXY".to_owned(), "http://p:1".to_owned()),
+                ("https_proxy".to_owned(), "http://p:1".to_owned())
+            ]
+        );
     }
 }

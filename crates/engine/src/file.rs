@@ -45,32 +45,59 @@ async fn query_file(inv: Invocation<Ctx>) -> Answer {
         mode: directory::file_mode(inv.args.int("permissions")),
         owner: None,
     };
-    Ok(inv.object(File { tree: Tree { output: Tree::empty().edited(edit, vec![]).output, path: path.into() } }))
+    Ok(inv.object(File {
+        tree: Tree {
+            output: Tree::empty().edited(edit, vec![]).output,
+            path: path.into(),
+        },
+    }))
 }
 
 async fn sync(inv: Invocation<Ctx>) -> Answer {
     inv.this::<File>()?.tree.snapshot(&inv.ctx).await?;
-    let call = &inv.this.as_ref().ok_or_else(|| Error::internal("`sync` without a receiver"))?.call;
+    let call = &inv
+        .this
+        .as_ref()
+        .ok_or_else(|| Error::internal("`sync` without a receiver"))?
+        .call;
     Ok(Value::Id(call.clone()))
 }
 
 async fn contents(inv: Invocation<Ctx>) -> Answer {
-    let bytes = inv.this::<File>()?.tree.read(&inv.ctx, |tree, path| tree.read_file(path, CONTENTS_MAX)).await?;
+    let bytes = inv
+        .this::<File>()?
+        .tree
+        .read(&inv.ctx, |tree, path| tree.read_file(path, CONTENTS_MAX))
+        .await?;
     Ok(Value::string(String::from_utf8_lossy(&bytes)))
 }
 
 async fn size(inv: Invocation<Ctx>) -> Answer {
-    let size = inv.this::<File>()?.tree.read(&inv.ctx, |tree, path| Ok(tree.expect_file(path, path)?.size)).await?;
+    let size = inv
+        .this::<File>()?
+        .tree
+        .read(&inv.ctx, |tree, path| {
+            Ok(tree.expect_file(path, path)?.size)
+        })
+        .await?;
     Ok(Value::Int(i64::try_from(size).unwrap_or(i64::MAX)))
 }
 
 async fn name(inv: Invocation<Ctx>) -> Answer {
-    Ok(Value::string(paths::base_name(&inv.this::<File>()?.tree.path)))
+    Ok(Value::string(paths::base_name(
+        &inv.this::<File>()?.tree.path,
+    )))
 }
 
 async fn digest(inv: Invocation<Ctx>) -> Answer {
     let exclude_metadata = inv.args.bool("excludeMetadata");
-    let digest = inv.this::<File>()?.tree.read(&inv.ctx, move |tree, path| tree.file_digest(path, exclude_metadata)).await?;
+    let digest = inv
+        .this::<File>()?
+        .tree
+        .read(&inv.ctx, move |tree, path| {
+            tree.file_digest(path, exclude_metadata)
+        })
+        .await?;
     Ok(Value::string(digest))
 }
 
@@ -79,7 +106,12 @@ async fn with_name(inv: Invocation<Ctx>) -> Answer {
     let path = paths::join("/", inv.args.str("name"));
     directory::check_name(&path)?;
     let copied = directory::copy_file(&Tree::empty(), file, path.clone(), None, None);
-    Ok(inv.object(File { tree: Tree { output: copied.output, path: path.into() } }))
+    Ok(inv.object(File {
+        tree: Tree {
+            output: copied.output,
+            path: path.into(),
+        },
+    }))
 }
 
 async fn with_timestamps(inv: Invocation<Ctx>) -> Answer {
@@ -87,7 +119,14 @@ async fn with_timestamps(inv: Invocation<Ctx>) -> Answer {
     // Only this file: it moves to a tree of its own, so that its siblings are not copied along.
     let path = paths::join("/", paths::base_name(&file.tree.path));
     let alone = directory::copy_file(&Tree::empty(), file, path.clone(), None, None);
-    let edit = Edit::SetTimes { path: path.clone(), seconds: inv.args.int("timestamp").unwrap_or(0) };
-    let dated = Tree { output: alone.output, path: path.into() }.edited(edit, vec![]);
+    let edit = Edit::SetTimes {
+        path: path.clone(),
+        seconds: inv.args.int("timestamp").unwrap_or(0),
+    };
+    let dated = Tree {
+        output: alone.output,
+        path: path.into(),
+    }
+    .edited(edit, vec![]);
     Ok(inv.object(File { tree: dated }))
 }

@@ -17,13 +17,17 @@ pub struct Flights<K, V> {
 
 impl<K, V> Clone for Flights<K, V> {
     fn clone(&self) -> Self {
-        Self { running: self.running.clone() }
+        Self {
+            running: self.running.clone(),
+        }
     }
 }
 
 impl<K, V> Default for Flights<K, V> {
     fn default() -> Self {
-        Self { running: Arc::default() }
+        Self {
+            running: Arc::default(),
+        }
     }
 }
 
@@ -52,12 +56,20 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         let (mut seat, mut result) = self.enter(key, start);
-        let value = result.wait_for(Option::is_some).await.ok().and_then(|v| v.clone());
+        let value = result
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|v| v.clone());
         seat.leave();
         value
     }
 
-    fn enter<F>(&self, key: K, start: impl FnOnce() -> F) -> (Seat<K, V>, watch::Receiver<Option<V>>)
+    fn enter<F>(
+        &self,
+        key: K,
+        start: impl FnOnce() -> F,
+    ) -> (Seat<K, V>, watch::Receiver<Option<V>>)
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -65,12 +77,23 @@ where
         let mut running = lock(&self.running);
         if let Some(r) = running.get_mut(&key) {
             r.waiters += 1;
-            return (Seat { flights: self.clone(), key: Some(key), id: r.id }, r.result.clone());
+            return (
+                Seat {
+                    flights: self.clone(),
+                    key: Some(key),
+                    id: r.id,
+                },
+                r.result.clone(),
+            );
         }
         let id = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (tx, rx) = watch::channel(None);
         let future = start();
-        let done = Done { flights: self.clone(), key: key.clone(), id };
+        let done = Done {
+            flights: self.clone(),
+            key: key.clone(),
+            id,
+        };
         let abort = tokio::spawn(async move {
             // Forgotten before the result is seen: whoever comes later starts anew.
             let value = future.await;
@@ -78,8 +101,23 @@ where
             let _ = tx.send(Some(value));
         })
         .abort_handle();
-        running.insert(key.clone(), Running { id, waiters: 1, abort, result: rx.clone() });
-        (Seat { flights: self.clone(), key: Some(key), id }, rx)
+        running.insert(
+            key.clone(),
+            Running {
+                id,
+                waiters: 1,
+                abort,
+                result: rx.clone(),
+            },
+        );
+        (
+            Seat {
+                flights: self.clone(),
+                key: Some(key),
+                id,
+            },
+            rx,
+        )
     }
 }
 
@@ -110,7 +148,9 @@ impl<K: Eq + Hash, V> Seat<K, V> {
     fn leave(&mut self) {
         let Some(key) = self.key.take() else { return };
         let mut running = lock(&self.flights.running);
-        let Some(r) = running.get_mut(&key).filter(|r| r.id == self.id) else { return };
+        let Some(r) = running.get_mut(&key).filter(|r| r.id == self.id) else {
+            return;
+        };
         r.waiters -= 1;
         if r.waiters == 0 {
             r.abort.abort();

@@ -63,7 +63,14 @@ impl Progress {
     /// A progress and the receiving end of its events.
     pub fn new() -> (Self, mpsc::Receiver<ProgressEvent>) {
         let (events, rx) = mpsc::channel(QUEUE);
-        (Self(Arc::new(Inner { next: AtomicU64::new(1), events, spans: Mutex::default() })), rx)
+        (
+            Self(Arc::new(Inner {
+                next: AtomicU64::new(1),
+                events,
+                spans: Mutex::default(),
+            })),
+            rx,
+        )
     }
 
     fn open(&self, name: Arc<str>, parent: u64) -> u64 {
@@ -72,7 +79,15 @@ impl Progress {
         if spans.len() >= SPANS {
             spans.pop_front();
         }
-        spans.push_back(Span { id, parent, name, started: Instant::now(), ended: None, cached: false, error: None });
+        spans.push_back(Span {
+            id,
+            parent,
+            name,
+            started: Instant::now(),
+            ended: None,
+            cached: false,
+            error: None,
+        });
         id
     }
 
@@ -107,25 +122,46 @@ impl Progress {
     /// Something worth a line begins.
     pub fn step(&self, name: &str, parent: u64) -> Step {
         let id = self.open(name.into(), parent);
-        self.send(ProgressEvent::StepStarted { id, parent, name: name.to_owned() });
-        Step { progress: self.clone(), id, started: Instant::now(), ended: false }
+        self.send(ProgressEvent::StepStarted {
+            id,
+            parent,
+            name: name.to_owned(),
+        });
+        Step {
+            progress: self.clone(),
+            id,
+            started: Instant::now(),
+            ended: false,
+        }
     }
 
     /// Something worth a line was answered from the cache.
     pub fn step_cached(&self, name: &str, parent: u64) {
         let id = self.open(name.into(), parent);
         self.close(id, true, None);
-        self.send(ProgressEvent::StepCached { id, parent, name: name.to_owned() });
+        self.send(ProgressEvent::StepCached {
+            id,
+            parent,
+            name: name.to_owned(),
+        });
     }
 
     /// One sentence for the user.
     pub fn note(&self, text: &str) {
-        self.send(ProgressEvent::Note { text: text.to_owned() });
+        self.send(ProgressEvent::Note {
+            text: text.to_owned(),
+        });
     }
 
     /// The spans so far, oldest first; at most [`SPANS`].
     pub fn spans(&self) -> Vec<Span> {
-        self.0.spans.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.0
+            .spans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
     }
 }
 

@@ -13,9 +13,15 @@ pub const API_VERSION: &str = "v0.14.0";
 
 /// Binds all fields.
 pub fn bind(b: &mut Binder) {
-    b.bind("Query.version", Memo::Never, |_| async { Ok(Value::string(API_VERSION)) });
-    b.bind("Query.defaultPlatform", Memo::Never, |_| async { Ok(Value::string(platform::native())) });
-    b.bind("Query.checkVersionCompatibility", Memo::Never, |_| async { Ok(Value::Bool(true)) });
+    b.bind("Query.version", Memo::Never, |_| async {
+        Ok(Value::string(API_VERSION))
+    });
+    b.bind("Query.defaultPlatform", Memo::Never, |_| async {
+        Ok(Value::string(platform::native()))
+    });
+    b.bind("Query.checkVersionCompatibility", Memo::Never, |_| async {
+        Ok(Value::Bool(true))
+    });
     b.bind("Query.pipeline", Memo::Session, pipeline);
 }
 

@@ -3,38 +3,108 @@
 use graph::schema::Schema;
 
 use crate::{
-    Ctx, cache_api, container, directory, dispatch::Binder, file, host, module, query, secret, service, volume,
+    Ctx, cache_api, container, directory, dispatch::Binder, file, host, module, query, secret,
+    service, volume,
 };
 
 /// The schema's files, as text, by name.
 pub const SDL: &[(&str, &str)] = &[
-    ("address.graphql", include_str!("../../../schema/address.graphql")),
-    ("cache_volume.graphql", include_str!("../../../schema/cache_volume.graphql")),
-    ("changeset.graphql", include_str!("../../../schema/changeset.graphql")),
-    ("container.graphql", include_str!("../../../schema/container.graphql")),
-    ("container_with.graphql", include_str!("../../../schema/container_with.graphql")),
-    ("directives.graphql", include_str!("../../../schema/directives.graphql")),
-    ("directory.graphql", include_str!("../../../schema/directory.graphql")),
-    ("engine.graphql", include_str!("../../../schema/engine.graphql")),
-    ("enums.graphql", include_str!("../../../schema/enums.graphql")),
-    ("env_file.graphql", include_str!("../../../schema/env_file.graphql")),
+    (
+        "address.graphql",
+        include_str!("../../../schema/address.graphql"),
+    ),
+    (
+        "cache_volume.graphql",
+        include_str!("../../../schema/cache_volume.graphql"),
+    ),
+    (
+        "changeset.graphql",
+        include_str!("../../../schema/changeset.graphql"),
+    ),
+    (
+        "container.graphql",
+        include_str!("../../../schema/container.graphql"),
+    ),
+    (
+        "container_with.graphql",
+        include_str!("../../../schema/container_with.graphql"),
+    ),
+    (
+        "directives.graphql",
+        include_str!("../../../schema/directives.graphql"),
+    ),
+    (
+        "directory.graphql",
+        include_str!("../../../schema/directory.graphql"),
+    ),
+    (
+        "engine.graphql",
+        include_str!("../../../schema/engine.graphql"),
+    ),
+    (
+        "enums.graphql",
+        include_str!("../../../schema/enums.graphql"),
+    ),
+    (
+        "env_file.graphql",
+        include_str!("../../../schema/env_file.graphql"),
+    ),
     ("file.graphql", include_str!("../../../schema/file.graphql")),
-    ("function.graphql", include_str!("../../../schema/function.graphql")),
+    (
+        "function.graphql",
+        include_str!("../../../schema/function.graphql"),
+    ),
     ("git.graphql", include_str!("../../../schema/git.graphql")),
     ("host.graphql", include_str!("../../../schema/host.graphql")),
-    ("inputs.graphql", include_str!("../../../schema/inputs.graphql")),
-    ("interfaces.graphql", include_str!("../../../schema/interfaces.graphql")),
-    ("json_value.graphql", include_str!("../../../schema/json_value.graphql")),
-    ("loaders.graphql", include_str!("../../../schema/loaders.graphql")),
-    ("module.graphql", include_str!("../../../schema/module.graphql")),
-    ("module_source.graphql", include_str!("../../../schema/module_source.graphql")),
-    ("query.graphql", include_str!("../../../schema/query.graphql")),
-    ("scalars.graphql", include_str!("../../../schema/scalars.graphql")),
-    ("secret.graphql", include_str!("../../../schema/secret.graphql")),
-    ("service.graphql", include_str!("../../../schema/service.graphql")),
-    ("socket.graphql", include_str!("../../../schema/socket.graphql")),
+    (
+        "inputs.graphql",
+        include_str!("../../../schema/inputs.graphql"),
+    ),
+    (
+        "interfaces.graphql",
+        include_str!("../../../schema/interfaces.graphql"),
+    ),
+    (
+        "json_value.graphql",
+        include_str!("../../../schema/json_value.graphql"),
+    ),
+    (
+        "loaders.graphql",
+        include_str!("../../../schema/loaders.graphql"),
+    ),
+    (
+        "module.graphql",
+        include_str!("../../../schema/module.graphql"),
+    ),
+    (
+        "module_source.graphql",
+        include_str!("../../../schema/module_source.graphql"),
+    ),
+    (
+        "query.graphql",
+        include_str!("../../../schema/query.graphql"),
+    ),
+    (
+        "scalars.graphql",
+        include_str!("../../../schema/scalars.graphql"),
+    ),
+    (
+        "secret.graphql",
+        include_str!("../../../schema/secret.graphql"),
+    ),
+    (
+        "service.graphql",
+        include_str!("../../../schema/service.graphql"),
+    ),
+    (
+        "socket.graphql",
+        include_str!("../../../schema/socket.graphql"),
+    ),
     ("stat.graphql", include_str!("../../../schema/stat.graphql")),
-    ("typedef.graphql", include_str!("../../../schema/typedef.graphql")),
+    (
+        "typedef.graphql",
+        include_str!("../../../schema/typedef.graphql"),
+    ),
 ];
 
 /// Parses and binds the schema.
@@ -68,7 +138,10 @@ mod tests {
     fn every_file_of_the_schema_is_read() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schema");
         let entries = std::fs::read_dir(dir).expect("the schema's folder");
-        let mut files: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.ends_with(".graphql")).collect();
+        let mut files: Vec<String> = entries
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .filter(|n| n.ends_with(".graphql"))
+            .collect();
         files.sort();
         assert_eq!(SDL.iter().map(|(name, _)| *name).collect::<Vec<_>>(), files);
     }

@@ -24,7 +24,12 @@ impl Scrubber {
             patterns.push(s);
             patterns.push(trimmed);
             if trimmed.contains(&b'\n') {
-                patterns.extend(trimmed.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|l| l.len() >= MIN_LINE));
+                patterns.extend(
+                    trimmed
+                        .split(|b| *b == b'\n')
+                        .map(<[u8]>::trim_ascii)
+                        .filter(|l| l.len() >= MIN_LINE),
+                );
             }
         }
         patterns.retain(|p| !p.trim_ascii().is_empty());
@@ -34,7 +39,11 @@ impl Scrubber {
         for b in patterns.iter().filter_map(|p| p.first()) {
             first[usize::from(*b)] = true;
         }
-        Self { patterns: patterns.into_iter().map(Box::from).collect(), first, held: Vec::new() }
+        Self {
+            patterns: patterns.into_iter().map(Box::from).collect(),
+            first,
+            held: Vec::new(),
+        }
     }
 
     /// Takes a chunk and returns what can be shown already.
@@ -102,7 +111,11 @@ mod tests {
     fn secrets_are_masked_at_every_chunk_size() {
         let text = "a hunter2 b hunter22 c\nhunter";
         for size in 1..text.len() {
-            assert_eq!(in_chunks(&["hunter2", "hunter22\n"], text, size), "a *** b *** c\nhunter", "chunks of {size}");
+            assert_eq!(
+                in_chunks(&["hunter2", "hunter22\n"], text, size),
+                "a *** b *** c\nhunter",
+                "chunks of {size}"
+            );
         }
     }
 

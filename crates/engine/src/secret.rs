@@ -48,7 +48,9 @@ impl Secret {
     /// # Errors
     /// `secret not found: <id>`.
     pub fn value(&self, ctx: &Ctx) -> Result<Plaintext, Error> {
-        ctx.session.secret(self.id).ok_or_else(|| Error::user(format!("secret not found: {}", self.id)))
+        ctx.session
+            .secret(self.id)
+            .ok_or_else(|| Error::user(format!("secret not found: {}", self.id)))
     }
 }
 
@@ -56,7 +58,9 @@ impl Secret {
 pub fn bind(b: &mut Binder) {
     b.sensitive("Query.setSecret", Memo::Never, &["plaintext"], set_secret);
     b.bind("Query.secret", Memo::Session, secret);
-    b.bind("Secret.name", Memo::Never, |inv| async move { Ok(Value::String(inv.this::<Secret>()?.name.clone())) });
+    b.bind("Secret.name", Memo::Never, |inv| async move {
+        Ok(Value::String(inv.this::<Secret>()?.name.clone()))
+    });
     b.bind("Secret.plaintext", Memo::Never, plaintext);
 }
 
@@ -65,7 +69,10 @@ async fn secret(inv: Invocation<Ctx>) -> Result<Value, Error> {
     if let Some(id) = inv.args.id("id") {
         return Ok(Value::Object(inv.ctx.load_object(id).await?));
     }
-    Ok(inv.object(Secret { id: inv.call.digest(), name: inv.args.str("name").into() }))
+    Ok(inv.object(Secret {
+        id: inv.call.digest(),
+        name: inv.args.str("name").into(),
+    }))
 }
 
 async fn plaintext(inv: Invocation<Ctx>) -> Result<Value, Error> {
@@ -83,7 +90,10 @@ async fn set_secret(inv: Invocation<Ctx>) -> Result<Value, Error> {
     let name = inv.args.str("name");
     // Loaded from its ID, which has no plaintext: whether the session holds the value shows when it is used.
     let Some(plaintext) = inv.args.opt_str("plaintext") else {
-        return Ok(inv.object(Secret { id: inv.call.digest(), name: name.into() }));
+        return Ok(inv.object(Secret {
+            id: inv.call.digest(),
+            name: name.into(),
+        }));
     };
     if plaintext.len() > SET_SECRET_MAX {
         return Err(Error::user(format!(
@@ -91,14 +101,25 @@ async fn set_secret(inv: Invocation<Ctx>) -> Result<Value, Error> {
             plaintext.len()
         )));
     }
-    Ok(store_secret(&inv.ctx, name, Plaintext::new(plaintext.as_bytes())))
+    Ok(store_secret(
+        &inv.ctx,
+        name,
+        Plaintext::new(plaintext.as_bytes()),
+    ))
 }
 
 /// Puts a value into the session and returns its object.
 pub fn store_secret(ctx: &Ctx, name: &str, value: Plaintext) -> Value {
-    let call = Call::new(None, "setSecret", vec![("name".into(), Literal::String(name.into()))], "Secret");
-    let secret = Secret { id: call.digest(), name: name.into() };
+    let call = Call::new(
+        None,
+        "setSecret",
+        vec![("name".into(), Literal::String(name.into()))],
+        "Secret",
+    );
+    let secret = Secret {
+        id: call.digest(),
+        name: name.into(),
+    };
     ctx.session.set_secret(secret.id, value);
     Value::Object(Object::new("Secret", call, secret))
 }
-

@@ -12,7 +12,10 @@ use graph::{call::Digest, error::Error, resolve::View};
 use oci::registry::Access;
 use wire::ClientInfo;
 
-use crate::{Ctx, service::Services, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress, secret::Plaintext};
+use crate::{
+    Ctx, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress,
+    secret::Plaintext, service::Services,
+};
 
 /// One user's connection: what it remembers and holds until it ends.
 pub struct Session {
@@ -58,7 +61,17 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     /// A session without clients.
     pub fn new(id: String, solver: Arc<graph::solve::Solver<Ctx>>, progress: Progress) -> Self {
-        Self { id, solver, progress, network: SessionNetwork::default(), services: Services::default(), secrets: Mutex::default(), registry_auth: Mutex::default(), registry_access: Mutex::default(), failures: Mutex::default() }
+        Self {
+            id,
+            solver,
+            progress,
+            network: SessionNetwork::default(),
+            services: Services::default(),
+            secrets: Mutex::default(),
+            registry_auth: Mutex::default(),
+            registry_access: Mutex::default(),
+            failures: Mutex::default(),
+        }
     }
 
     /// A secret's value.
@@ -78,7 +91,9 @@ impl Session {
 
     /// The session's way into registries: made once, and anew when credentials have changed.
     pub fn registry_access(&self, make: impl FnOnce() -> Access) -> Arc<Access> {
-        lock(&self.registry_access).get_or_insert_with(|| Arc::new(make())).clone()
+        lock(&self.registry_access)
+            .get_or_insert_with(|| Arc::new(make()))
+            .clone()
     }
 
     /// Sets or removes credentials for a registry host.
@@ -119,13 +134,25 @@ impl Client {
     /// A client that sees the schema as its version asks.
     pub fn new(info: ClientInfo, link: Arc<dyn ClientLink>) -> Self {
         let view = view_of(&info);
-        Self { key: next_key(), info, view, link, patron: None }
+        Self {
+            key: next_key(),
+            info,
+            view,
+            link,
+            patron: None,
+        }
     }
 
     /// A process in a container that was asked for by `patron`: its machine is the container.
     pub fn in_container(info: ClientInfo, link: Arc<dyn ClientLink>, patron: &Arc<Client>) -> Self {
         let view = view_of(&info);
-        Self { key: next_key(), info, view, link, patron: Some(patron.clone()) }
+        Self {
+            key: next_key(),
+            info,
+            view,
+            link,
+            patron: Some(patron.clone()),
+        }
     }
 
     /// The client at the beginning: the user's own, whose credentials count.
@@ -146,7 +173,15 @@ fn next_key() -> u64 {
 /// The schema view a client gets: `--version`, else the SDK's label, else ours. What is no version counts as the oldest that
 /// was never checked.
 fn view_of(info: &ClientInfo) -> View {
-    let named = [info.version.as_deref(), info.labels.get("dagger.io/sdk.version").map(String::as_str)];
-    let named = named.into_iter().flatten().find(|v| !v.is_empty() && *v != "n/a");
-    named.map_or(View::DEFAULT, |v| View::parse(v).unwrap_or(View::new(0, 11, 9)))
+    let named = [
+        info.version.as_deref(),
+        info.labels.get("dagger.io/sdk.version").map(String::as_str),
+    ];
+    let named = named
+        .into_iter()
+        .flatten()
+        .find(|v| !v.is_empty() && *v != "n/a");
+    named.map_or(View::DEFAULT, |v| {
+        View::parse(v).unwrap_or(View::new(0, 11, 9))
+    })
 }

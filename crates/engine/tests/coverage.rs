@@ -11,7 +11,9 @@ fn the_list_of_working_fields_is_current() {
     let unbound = schema.unbound();
     let mut types: BTreeMap<String, (usize, Vec<String>)> = BTreeMap::new();
     for field in schema.fields().into_iter().filter(|f| view.has(f)) {
-        let Some((on, name)) = field.split_once('.') else { continue };
+        let Some((on, name)) = field.split_once('.') else {
+            continue;
+        };
         let entry = types.entry(on.to_owned()).or_default();
         if unbound.contains(&field) {
             entry.1.push(name.to_owned());
@@ -24,8 +26,21 @@ fn the_list_of_working_fields_is_current() {
     for (on, (done, names)) in &types {
         works += done;
         missing += names.len();
-        let rest = if names.is_empty() { "–".to_owned() } else { names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ") };
-        writeln!(lines, "| {on} | {done} of {} | {rest} |", done + names.len()).expect("a string");
+        let rest = if names.is_empty() {
+            "–".to_owned()
+        } else {
+            names
+                .iter()
+                .map(|n| format!("`{n}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        writeln!(
+            lines,
+            "| {on} | {done} of {} | {rest} |",
+            done + names.len()
+        )
+        .expect("a string");
     }
     let page = format!(
         "# What of the API works\n\nMade by `UPDATE=1 cargo test -p engine --test coverage`; do not edit.\n\n\
@@ -37,5 +52,8 @@ fn the_list_of_working_fields_is_current() {
         std::fs::write(&path, &page).expect("the page is written");
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(there == page, "docs/api-coverage.md is out of date: run `UPDATE=1 cargo test -p engine --test coverage`");
+    assert!(
+        there == page,
+        "docs/api-coverage.md is out of date: run `UPDATE=1 cargo test -p engine --test coverage`"
+    );
 }

@@ -220,11 +220,11 @@ impl Child {
             let ended = reaped.wait().await?;
             return Ok(self.finish(ended));
         }
-        // SAFETY: the registration holds a share of the descriptor, which is never closed or replaced while shared.
         #[expect(
             unsafe_code,
             reason = "the reactor asks for a promise about the descriptor's life"
         )]
+        // SAFETY: the registration holds a share of the descriptor, which is never closed or replaced while shared.
         let poll = unsafe {
             AsyncFd::register_with_interest(Arc::clone(&self.pidfd), tokio::io::Interest::READABLE)
         };

@@ -168,9 +168,10 @@ pub unsafe fn vfork(
         return Err(io::Error::from_raw_os_error(-pid as i32));
     }
     // SAFETY: the kernel stored a new descriptor there, as the call succeeded with CLONE_PIDFD.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Cloned {
         pid: pid as i32,
-        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        pidfd,
     })
 }
 

@@ -44,7 +44,9 @@ impl Config {
         let mut other = config.clone();
         let mut take = |key: &str| other.remove(key).unwrap_or_default();
         let strings = |v: serde_json::Value| -> Vec<Arc<str>> {
-            v.as_array().map(|a| a.iter().filter_map(|s| s.as_str().map(Arc::from)).collect()).unwrap_or_default()
+            v.as_array()
+                .map(|a| a.iter().filter_map(|s| s.as_str().map(Arc::from)).collect())
+                .unwrap_or_default()
         };
         let text = |v: serde_json::Value| -> Arc<str> { v.as_str().unwrap_or_default().into() };
         let mut env = Vec::new();
@@ -53,7 +55,10 @@ impl Config {
             set(&mut env, k, v);
         }
         let labels = match take("Labels") {
-            serde_json::Value::Object(m) => m.iter().filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect(),
+            serde_json::Value::Object(m) => m
+                .iter()
+                .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
+                .collect(),
             _ => Vec::new(),
         };
         let exposed = match take("ExposedPorts") {
@@ -112,9 +117,21 @@ mod tests {
                 .as_object()
                 .expect("an object"),
         );
-        let mine = Config { env: vec![("MINE".into(), "1".into())], user: "me".into(), exposed: vec![(80, false)], ..Config::default() };
+        let mine = Config {
+            env: vec![("MINE".into(), "1".into())],
+            user: "me".into(),
+            exposed: vec![(80, false)],
+            ..Config::default()
+        };
         let merged = mine.merged_from(&image);
-        assert_eq!(merged.env, [("MINE".into(), "1".into()), ("PATH".into(), "/bin".into()), ("X".into(), "".into())]);
+        assert_eq!(
+            merged.env,
+            [
+                ("MINE".into(), "1".into()),
+                ("PATH".into(), "/bin".into()),
+                ("X".into(), "".into())
+            ]
+        );
         assert_eq!(&*merged.user, "");
         assert_eq!(merged.exposed, [(80, false), (53, true)]);
         assert!(merged.other.contains_key("Volumes"));

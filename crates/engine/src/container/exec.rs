@@ -44,14 +44,20 @@ impl ExecArgs {
         } else {
             a.bool("useEntrypoint") || matches!(a.get("skipEntrypoint"), Value::Bool(false))
         };
-        let any_max = if inv.view >= View::new(0, 19, 11) { 255 } else { 127 };
+        let any_max = if inv.view >= View::new(0, 19, 11) {
+            255
+        } else {
+            127
+        };
         let expect = match a.get("expect") {
             Value::List(codes) => Expect::Codes(
                 codes
                     .iter()
                     .map(|c| match c {
                         Value::Int(i @ 0..=255) => Ok(*i as i32),
-                        other => Err(Error::user(format!("expected exit codes from 0 to 255, got {other:?}"))),
+                        other => Err(Error::user(format!(
+                            "expected exit codes from 0 to 255, got {other:?}"
+                        ))),
                     })
                     .collect::<Result<_, _>>()?,
             ),
@@ -66,7 +72,10 @@ impl ExecArgs {
             use_entrypoint,
             expand: a.bool("expand"),
             expect,
-            stdin: a.opt_str("stdin").filter(|s| !s.is_empty()).map(|s| s.as_bytes().into()),
+            stdin: a
+                .opt_str("stdin")
+                .filter(|s| !s.is_empty())
+                .map(|s| s.as_bytes().into()),
             redirect_stdout: text("redirectStdout"),
             redirect_stderr: text("redirectStderr"),
             privileged: a.bool("insecureRootCapabilities"),
@@ -99,9 +108,17 @@ impl Container {
         if args.use_entrypoint {
             argv.extend(self.config.entrypoint.iter().map(|s| s.to_string()));
         }
-        let given = if args.args.is_empty() { &self.config.cmd } else { &args.args };
+        let given = if args.args.is_empty() {
+            &self.config.cmd
+        } else {
+            &args.args
+        };
         for a in given {
-            argv.push(if args.expand { self.expand(a)? } else { a.to_string() });
+            argv.push(if args.expand {
+                self.expand(a)?
+            } else {
+                a.to_string()
+            });
         }
         if argv.is_empty() {
             return Err(Error::user("no command has been set"));
@@ -124,37 +141,87 @@ impl Container {
             let source = match &m.source {
                 MountSource::Directory { tree, readonly } => {
                     outputs += 1;
-                    PlannedSource::Tree { input: input(&tree.output), path: tree.path.to_string(), output: outputs, readonly: *readonly }
+                    PlannedSource::Tree {
+                        input: input(&tree.output),
+                        path: tree.path.to_string(),
+                        output: outputs,
+                        readonly: *readonly,
+                    }
                 }
                 MountSource::File(tree) => {
                     outputs += 1;
-                    PlannedSource::Tree { input: input(&tree.output), path: tree.path.to_string(), output: outputs, readonly: false }
+                    PlannedSource::Tree {
+                        input: input(&tree.output),
+                        path: tree.path.to_string(),
+                        output: outputs,
+                        readonly: false,
+                    }
                 }
-                MountSource::Cache { key, sharing, seed, owner } => {
-                    let seed_input = seed.as_ref().and_then(|t| input(&t.output).map(|i| (i, t.path.to_string())));
-                    PlannedSource::Cache { key: cache_key(key, seed.as_ref()), sharing: *sharing, seed: seed_input, owner: *owner }
+                MountSource::Cache {
+                    key,
+                    sharing,
+                    seed,
+                    owner,
+                } => {
+                    let seed_input = seed
+                        .as_ref()
+                        .and_then(|t| input(&t.output).map(|i| (i, t.path.to_string())));
+                    PlannedSource::Cache {
+                        key: cache_key(key, seed.as_ref()),
+                        sharing: *sharing,
+                        seed: seed_input,
+                        owner: *owner,
+                    }
                 }
                 MountSource::Temp { size } => PlannedSource::Temp { size: *size },
             };
-            mounts.push(PlannedMount { target: m.target.to_string(), source });
+            mounts.push(PlannedMount {
+                target: m.target.to_string(),
+                source,
+            });
         }
         for s in self.special.iter() {
             mounts.push(match s {
-                Special::Secret { target, secret, mode, owner } => PlannedMount {
+                Special::Secret {
+                    target,
+                    secret,
+                    mode,
+                    owner,
+                } => PlannedMount {
                     target: target.to_string(),
-                    source: PlannedSource::Secret { secret: secret.clone(), mode: *mode, owner: *owner },
+                    source: PlannedSource::Secret {
+                        secret: secret.clone(),
+                        mode: *mode,
+                        owner: *owner,
+                    },
                 },
-                Special::Socket { target, socket, owner } => PlannedMount {
+                Special::Socket {
+                    target,
+                    socket,
+                    owner,
+                } => PlannedMount {
                     target: target.to_string(),
-                    source: PlannedSource::Socket { socket: socket.clone(), owner: *owner },
+                    source: PlannedSource::Socket {
+                        socket: socket.clone(),
+                        owner: *owner,
+                    },
                 },
             });
         }
         let redirect = |p: &str| (!p.is_empty()).then(|| self.absolute(p));
         let plan = ExecPlan {
             argv: self.argv(args)?,
-            env: self.config.env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-            secret_env: self.secret_env.iter().map(|(k, s)| (k.to_string(), s.clone())).collect(),
+            env: self
+                .config
+                .env
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
+            secret_env: self
+                .secret_env
+                .iter()
+                .map(|(k, s)| (k.to_string(), s.clone()))
+                .collect(),
             cwd: self.absolute(""),
             user: self.config.user.to_string(),
             root_path: self.rootfs.path.to_string(),
@@ -190,12 +257,21 @@ impl Container {
         let key = h.finish();
         let node = Node::new(key, Op::Exec(Box::new(plan)), inputs);
         let mut after = self.clone();
-        after.rootfs = crate::directory::Tree { output: Some(Output { node: node.clone(), index: 0 }), path: "/".into() };
+        after.rootfs = crate::directory::Tree {
+            output: Some(Output {
+                node: node.clone(),
+                index: 0,
+            }),
+            path: "/".into(),
+        };
         let mut outputs = 0;
         for m in Arc::make_mut(&mut after.mounts) {
             if let MountSource::Directory { tree, .. } | MountSource::File(tree) = &mut m.source {
                 outputs += 1;
-                tree.output = Some(Output { node: node.clone(), index: outputs });
+                tree.output = Some(Output {
+                    node: node.clone(),
+                    index: outputs,
+                });
             }
         }
         after.image_ref = None;
@@ -235,12 +311,16 @@ async fn last_exec(inv: &Invocation<Ctx>, ask: Ask) -> Answer {
         Some(node) => node.clone(),
         None if inv.view < View::new(0, 12, 0) => {
             let ran = c.executed(&ExecArgs::default_command())?;
-            ran.last_exec.ok_or_else(|| Error::internal("an exec without a node"))?
+            ran.last_exec
+                .ok_or_else(|| Error::internal("an exec without a node"))?
         }
         None => return Err(Error::user("no command has been set")),
     };
     let done = inv.ctx.evaluate_node(&node).await?;
-    let result = done.exec.as_ref().ok_or_else(|| Error::internal("an exec without a result"))?;
+    let result = done
+        .exec
+        .as_ref()
+        .ok_or_else(|| Error::internal("an exec without a result"))?;
     Ok(match ask {
         Ask::Stdout => Value::string(String::from_utf8_lossy(&result.stdout)),
         Ask::Stderr => Value::string(String::from_utf8_lossy(&result.stderr)),
@@ -272,7 +352,11 @@ pub(super) async fn sync(inv: Invocation<Ctx>) -> Answer {
             tree.snapshot(&inv.ctx).await?;
         }
     }
-    let call = &inv.this.as_ref().ok_or_else(|| Error::internal("`sync` without a receiver"))?.call;
+    let call = &inv
+        .this
+        .as_ref()
+        .ok_or_else(|| Error::internal("`sync` without a receiver"))?
+        .call;
     Ok(Value::Id(call.clone()))
 }
 
@@ -283,6 +367,13 @@ pub(super) fn workdir(c: &Container, text: &str) -> String {
     } else if text.starts_with('/') {
         text.to_owned()
     } else {
-        paths::join(if c.config.workdir.is_empty() { "/" } else { &c.config.workdir }, text)
+        paths::join(
+            if c.config.workdir.is_empty() {
+                "/"
+            } else {
+                &c.config.workdir
+            },
+            text,
+        )
     }
 }

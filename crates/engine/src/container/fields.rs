@@ -9,7 +9,11 @@ use graph::{
 };
 
 use super::{Container, Port, TerminalCommand, config, exec, files, from, mounts};
-use crate::{Ctx, dispatch::Binder, secret::{Plaintext, Secret}};
+use crate::{
+    Ctx,
+    dispatch::Binder,
+    secret::{Plaintext, Secret},
+};
 
 type Answer = Result<Value, Error>;
 
@@ -36,38 +40,90 @@ pub fn bind(b: &mut Binder) {
     b.bind("Container.withNewFile", Memo::Session, files::with_new_file);
     b.bind("Container.withFile", Memo::Session, files::with_file);
     b.bind("Container.withFiles", Memo::Session, files::with_files);
-    b.bind("Container.withDirectory", Memo::Session, files::with_directory);
+    b.bind(
+        "Container.withDirectory",
+        Memo::Session,
+        files::with_directory,
+    );
     b.bind("Container.withoutFile", Memo::Session, files::without_path);
-    b.bind("Container.withoutFiles", Memo::Session, files::without_files);
-    b.bind("Container.withoutDirectory", Memo::Session, files::without_path);
-    b.bind("Container.withMountedDirectory", Memo::Session, mounts::directory);
+    b.bind(
+        "Container.withoutFiles",
+        Memo::Session,
+        files::without_files,
+    );
+    b.bind(
+        "Container.withoutDirectory",
+        Memo::Session,
+        files::without_path,
+    );
+    b.bind(
+        "Container.withMountedDirectory",
+        Memo::Session,
+        mounts::directory,
+    );
     b.bind("Container.withMountedFile", Memo::Session, mounts::file);
     b.bind("Container.withMountedCache", Memo::Session, mounts::cache);
     b.bind("Container.withMountedTemp", Memo::Session, mounts::temp);
     b.bind("Container.withMountedSecret", Memo::Session, mounts::secret);
     b.bind("Container.withUnixSocket", Memo::Session, mounts::socket);
-    b.bind("Container.withoutUnixSocket", Memo::Session, mounts::without_socket);
+    b.bind(
+        "Container.withoutUnixSocket",
+        Memo::Session,
+        mounts::without_socket,
+    );
     b.bind("Container.withoutMount", Memo::Session, mounts::without);
     b.bind("Container.mounts", Memo::Never, mounts::list);
     b.bind("Container.platform", Memo::Never, platform);
     b.bind("Container.envVariable", Memo::Never, env_variable);
     b.bind("Container.envVariables", Memo::Session, env_variables);
-    b.bind("Container.withEnvVariable", Memo::Session, with_env_variable);
-    b.bind("Container.withoutEnvVariable", Memo::Session, without_env_variable);
-    b.bind("Container.withSecretVariable", Memo::Session, with_secret_variable);
-    b.bind("Container.withoutSecretVariable", Memo::Session, without_secret_variable);
+    b.bind(
+        "Container.withEnvVariable",
+        Memo::Session,
+        with_env_variable,
+    );
+    b.bind(
+        "Container.withoutEnvVariable",
+        Memo::Session,
+        without_env_variable,
+    );
+    b.bind(
+        "Container.withSecretVariable",
+        Memo::Session,
+        with_secret_variable,
+    );
+    b.bind(
+        "Container.withoutSecretVariable",
+        Memo::Session,
+        without_secret_variable,
+    );
     b.bind("Container.label", Memo::Never, label);
     b.bind("Container.labels", Memo::Session, labels);
     b.bind("Container.withLabel", Memo::Session, with_label);
     b.bind("Container.withoutLabel", Memo::Session, without_label);
     b.bind("Container.withAnnotation", Memo::Session, with_annotation);
-    b.bind("Container.withoutAnnotation", Memo::Session, without_annotation);
+    b.bind(
+        "Container.withoutAnnotation",
+        Memo::Session,
+        without_annotation,
+    );
     b.bind("Container.entrypoint", Memo::Never, entrypoint);
     b.bind("Container.withEntrypoint", Memo::Session, with_entrypoint);
-    b.bind("Container.withoutEntrypoint", Memo::Session, without_entrypoint);
+    b.bind(
+        "Container.withoutEntrypoint",
+        Memo::Session,
+        without_entrypoint,
+    );
     b.bind("Container.defaultArgs", Memo::Never, default_args);
-    b.bind("Container.withDefaultArgs", Memo::Session, with_default_args);
-    b.bind("Container.withoutDefaultArgs", Memo::Session, without_default_args);
+    b.bind(
+        "Container.withDefaultArgs",
+        Memo::Session,
+        with_default_args,
+    );
+    b.bind(
+        "Container.withoutDefaultArgs",
+        Memo::Session,
+        without_default_args,
+    );
     b.bind("Container.user", Memo::Never, user);
     b.bind("Container.withUser", Memo::Session, with_user);
     b.bind("Container.withoutUser", Memo::Session, without_user);
@@ -76,30 +132,72 @@ pub fn bind(b: &mut Binder) {
     b.bind("Container.withoutWorkdir", Memo::Session, without_workdir);
     b.bind("Container.imageRef", Memo::Never, image_ref);
     b.bind("Container.exposedPorts", Memo::Session, exposed_ports);
-    b.bind("Container.withExposedPort", Memo::Session, with_exposed_port);
-    b.bind("Container.withoutExposedPort", Memo::Session, without_exposed_port);
-    b.bind("Container.withDefaultTerminalCmd", Memo::Session, with_default_terminal_cmd);
+    b.bind(
+        "Container.withExposedPort",
+        Memo::Session,
+        with_exposed_port,
+    );
+    b.bind(
+        "Container.withoutExposedPort",
+        Memo::Session,
+        without_exposed_port,
+    );
+    b.bind(
+        "Container.withDefaultTerminalCmd",
+        Memo::Session,
+        with_default_terminal_cmd,
+    );
     b.bind("Container.experimentalWithGPU", Memo::Session, with_gpu);
     b.bind("Container.experimentalWithAllGPUs", Memo::Session, with_gpu);
-    b.bind("Container.withRegistryAuth", Memo::Never, with_registry_auth);
-    b.bind("Container.withoutRegistryAuth", Memo::Never, without_registry_auth);
+    b.bind(
+        "Container.withRegistryAuth",
+        Memo::Never,
+        with_registry_auth,
+    );
+    b.bind(
+        "Container.withoutRegistryAuth",
+        Memo::Never,
+        without_registry_auth,
+    );
     b.bind("Container.pipeline", Memo::Session, unchanged);
     b.bind("Container.withFocus", Memo::Session, unchanged);
     b.bind("Container.withoutFocus", Memo::Session, unchanged);
-    for (field, get) in [("EnvVariable.name", true), ("EnvVariable.value", false), ("Label.name", true), ("Label.value", false)] {
+    for (field, get) in [
+        ("EnvVariable.name", true),
+        ("EnvVariable.value", false),
+        ("Label.name", true),
+        ("Label.value", false),
+    ] {
         b.bind(field, Memo::Never, move |inv| async move {
             let p = inv.this::<Pair>()?;
-            Ok(Value::String(if get { p.name.clone() } else { p.value.clone() }))
+            Ok(Value::String(if get {
+                p.name.clone()
+            } else {
+                p.value.clone()
+            }))
         });
     }
-    b.bind("Port.port", Memo::Never, |inv| async move { Ok(Value::Int(inv.this::<Port>()?.port.into())) });
+    b.bind("Port.port", Memo::Never, |inv| async move {
+        Ok(Value::Int(inv.this::<Port>()?.port.into()))
+    });
     b.bind("Port.protocol", Memo::Never, |inv| async move {
-        Ok(Value::Enum(if inv.this::<Port>()?.udp { "UDP" } else { "TCP" }.into()))
+        Ok(Value::Enum(
+            if inv.this::<Port>()?.udp {
+                "UDP"
+            } else {
+                "TCP"
+            }
+            .into(),
+        ))
     });
-    b.bind("Port.description", Memo::Never, |inv| async move { Ok(Value::opt_string(inv.this::<Port>()?.description.clone())) });
-    b.bind("Port.experimentalSkipHealthcheck", Memo::Never, |inv| async move {
-        Ok(Value::Bool(inv.this::<Port>()?.skip_healthcheck))
+    b.bind("Port.description", Memo::Never, |inv| async move {
+        Ok(Value::opt_string(inv.this::<Port>()?.description.clone()))
     });
+    b.bind(
+        "Port.experimentalSkipHealthcheck",
+        Memo::Never,
+        |inv| async move { Ok(Value::Bool(inv.this::<Port>()?.skip_healthcheck)) },
+    );
 }
 
 async fn query_container(inv: Invocation<Ctx>) -> Answer {
@@ -123,11 +221,18 @@ async fn platform(inv: Invocation<Ctx>) -> Answer {
 
 async fn env_variable(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
-    Ok(Value::opt_string(config::get(&c.config.env, inv.args.str("name")).cloned()))
+    Ok(Value::opt_string(
+        config::get(&c.config.env, inv.args.str("name")).cloned(),
+    ))
 }
 
 fn pairs(list: &[(Arc<str>, Arc<str>)]) -> Vec<Pair> {
-    list.iter().map(|(n, v)| Pair { name: n.clone(), value: v.clone() }).collect()
+    list.iter()
+        .map(|(n, v)| Pair {
+            name: n.clone(),
+            value: v.clone(),
+        })
+        .collect()
 }
 
 async fn env_variables(inv: Invocation<Ctx>) -> Answer {
@@ -148,7 +253,14 @@ async fn without_env_variable(inv: Invocation<Ctx>) -> Answer {
 
 async fn with_secret_variable(inv: Invocation<Ctx>) -> Answer {
     let mut c = inv.this::<Container>()?.clone();
-    let secret: Secret = inv.ctx.load(inv.args.id("secret").ok_or_else(|| Error::user("`secret` is missing"))?).await?;
+    let secret: Secret = inv
+        .ctx
+        .load(
+            inv.args
+                .id("secret")
+                .ok_or_else(|| Error::user("`secret` is missing"))?,
+        )
+        .await?;
     let name: Arc<str> = inv.args.str("name").into();
     let list = Arc::make_mut(&mut c.secret_env);
     list.retain(|(n, _)| *n != name);
@@ -166,7 +278,9 @@ async fn without_secret_variable(inv: Invocation<Ctx>) -> Answer {
 
 async fn label(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
-    Ok(Value::opt_string(config::get(&c.config.labels, inv.args.str("name")).cloned()))
+    Ok(Value::opt_string(
+        config::get(&c.config.labels, inv.args.str("name")).cloned(),
+    ))
 }
 
 async fn labels(inv: Invocation<Ctx>) -> Answer {
@@ -175,7 +289,9 @@ async fn labels(inv: Invocation<Ctx>) -> Answer {
 
 async fn with_label(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
-    Ok(inv.object(c.configured(|k| config::set(&mut k.labels, inv.args.str("name"), inv.args.str("value")))))
+    Ok(inv.object(
+        c.configured(|k| config::set(&mut k.labels, inv.args.str("name"), inv.args.str("value"))),
+    ))
 }
 
 async fn without_label(inv: Invocation<Ctx>) -> Answer {
@@ -186,7 +302,11 @@ async fn without_label(inv: Invocation<Ctx>) -> Answer {
 
 async fn with_annotation(inv: Invocation<Ctx>) -> Answer {
     let mut c = inv.this::<Container>()?.clone();
-    config::set(Arc::make_mut(&mut c.annotations), inv.args.str("name"), inv.args.str("value"));
+    config::set(
+        Arc::make_mut(&mut c.annotations),
+        inv.args.str("name"),
+        inv.args.str("value"),
+    );
     Ok(inv.object(c))
 }
 
@@ -203,15 +323,26 @@ fn unset_is_null(inv: &Invocation<Ctx>) -> bool {
 }
 
 fn text_or_null(inv: &Invocation<Ctx>, text: &Arc<str>) -> Value {
-    if text.is_empty() && unset_is_null(inv) { Value::Null } else { Value::String(text.clone()) }
+    if text.is_empty() && unset_is_null(inv) {
+        Value::Null
+    } else {
+        Value::String(text.clone())
+    }
 }
 
 fn list_or_null(inv: &Invocation<Ctx>, list: &[Arc<str>]) -> Value {
-    if list.is_empty() && unset_is_null(inv) { Value::Null } else { Value::strings(list.iter().cloned()) }
+    if list.is_empty() && unset_is_null(inv) {
+        Value::Null
+    } else {
+        Value::strings(list.iter().cloned())
+    }
 }
 
 async fn entrypoint(inv: Invocation<Ctx>) -> Answer {
-    Ok(list_or_null(&inv, &inv.this::<Container>()?.config.entrypoint))
+    Ok(list_or_null(
+        &inv,
+        &inv.this::<Container>()?.config.entrypoint,
+    ))
 }
 
 async fn with_entrypoint(inv: Invocation<Ctx>) -> Answer {
@@ -289,7 +420,9 @@ async fn without_workdir(inv: Invocation<Ctx>) -> Answer {
 async fn image_ref(inv: Invocation<Ctx>) -> Answer {
     match &inv.this::<Container>()?.image_ref {
         Some(r) => Ok(Value::String(r.clone())),
-        None => Err(Error::user("Image reference can only be retrieved immediately after the 'Container.From' call. Error in fetching imageRef as the container image is changed")),
+        None => Err(Error::user(
+            "Image reference can only be retrieved immediately after the 'Container.From' call. Error in fetching imageRef as the container image is changed",
+        )),
     }
 }
 
@@ -299,7 +432,12 @@ impl Container {
         let mut ports = self.ports.to_vec();
         for (port, udp) in &self.config.exposed {
             if !ports.iter().any(|p| p.port == *port && p.udp == *udp) {
-                ports.push(Port { port: *port, udp: *udp, description: None, skip_healthcheck: false });
+                ports.push(Port {
+                    port: *port,
+                    udp: *udp,
+                    description: None,
+                    skip_healthcheck: false,
+                });
             }
         }
         ports
@@ -312,7 +450,11 @@ async fn exposed_ports(inv: Invocation<Ctx>) -> Answer {
 
 fn port_arg(inv: &Invocation<Ctx>) -> Result<u16, Error> {
     let n = inv.args.int("port").unwrap_or(0);
-    u16::try_from(n).ok().filter(|p| *p > 0).ok_or_else(|| Error::user(format!("port {n} is out of range: ports go from 1 to 65535")))
+    u16::try_from(n).ok().filter(|p| *p > 0).ok_or_else(|| {
+        Error::user(format!(
+            "port {n} is out of range: ports go from 1 to 65535"
+        ))
+    })
 }
 
 async fn with_exposed_port(inv: Invocation<Ctx>) -> Answer {
@@ -361,15 +503,31 @@ async fn with_gpu(inv: Invocation<Ctx>) -> Answer {
 
 /// The receiver itself: `withRegistryAuth` changes the session, not the container.
 fn same(inv: &Invocation<Ctx>) -> Answer {
-    let this: &Object = inv.this.as_ref().ok_or_else(|| Error::internal("a field without a receiver"))?;
+    let this: &Object = inv
+        .this
+        .as_ref()
+        .ok_or_else(|| Error::internal("a field without a receiver"))?;
     Ok(Value::Object(this.clone()))
 }
 
 async fn with_registry_auth(inv: Invocation<Ctx>) -> Answer {
-    let secret: Secret = inv.ctx.load(inv.args.id("secret").ok_or_else(|| Error::user("`secret` is missing"))?).await?;
+    let secret: Secret = inv
+        .ctx
+        .load(
+            inv.args
+                .id("secret")
+                .ok_or_else(|| Error::user("`secret` is missing"))?,
+        )
+        .await?;
     let value = secret.value(&inv.ctx)?;
     let host = from::auth_host(inv.args.str("address"))?;
-    inv.ctx.session.set_registry_auth(&host, Some((inv.args.str("username").to_owned(), Plaintext::new(value.reveal()))));
+    inv.ctx.session.set_registry_auth(
+        &host,
+        Some((
+            inv.args.str("username").to_owned(),
+            Plaintext::new(value.reveal()),
+        )),
+    );
     same(&inv)
 }
 

@@ -20,32 +20,53 @@ use crate::{Ctx, directory::Tree, node::Node};
 /// # Errors
 /// `unknown operating system or architecture`, or what is wrong with it.
 pub(super) fn parse_platform(text: &str) -> Result<String, Error> {
-    text.parse::<Platform>().map(|p| p.to_string()).map_err(|e| Error::from_chain(Class::User, &e))
+    text.parse::<Platform>()
+        .map(|p| p.to_string())
+        .map_err(|e| Error::from_chain(Class::User, &e))
 }
 
 /// The registry host an address of `withRegistryAuth` means.
 pub(super) fn auth_host(address: &str) -> Result<String, Error> {
     // A host alone (`docker.io`, `localhost:5000`) or a whole image name.
-    let looks_like_host = !address.contains('/') && (address.contains('.') || address.contains(':') || address == "localhost");
+    let looks_like_host = !address.contains('/')
+        && (address.contains('.') || address.contains(':') || address == "localhost");
     let domain = if looks_like_host {
         address.to_owned()
     } else {
         let r = Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?;
         r.domain().to_owned()
     };
-    Ok(if domain == "index.docker.io" || domain == "registry-1.docker.io" { "docker.io".to_owned() } else { domain })
+    Ok(
+        if domain == "index.docker.io" || domain == "registry-1.docker.io" {
+            "docker.io".to_owned()
+        } else {
+            domain
+        },
+    )
 }
 
 pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
     let c = inv.this::<Container>()?;
     let address = inv.args.str("address");
-    let reference = Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?.or_latest();
-    let platform: Platform = c.platform.parse().map_err(|e| Error::from_chain(Class::User, &e))?;
-    let resolved = access(&inv.ctx).resolve(&reference, &platform, &blobs(&inv.ctx)).await.map_err(|e| Error::from_chain(Class::Environment, &e))?;
+    let reference = Reference::parse(address)
+        .map_err(|e| Error::from_chain(Class::User, &e))?
+        .or_latest();
+    let platform: Platform = c
+        .platform
+        .parse()
+        .map_err(|e| Error::from_chain(Class::User, &e))?;
+    let resolved = access(&inv.ctx)
+        .resolve(&reference, &platform, &blobs(&inv.ctx))
+        .await
+        .map_err(|e| Error::from_chain(Class::Environment, &e))?;
     let pinned = resolved.reference.to_string();
-    let run = serde_json::to_value(&resolved.config.config).map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;
+    let run = serde_json::to_value(&resolved.config.config)
+        .map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;
     let image_config = run.as_object().map(Config::from_oci).unwrap_or_default();
-    let pin = ImagePin { manifest_digest: resolved.manifest_digest.to_string(), stack: Stack::from(&resolved) };
+    let pin = ImagePin {
+        manifest_digest: resolved.manifest_digest.to_string(),
+        stack: Stack::from(&resolved),
+    };
     let mut after = c.with_rootfs(Tree::root(Node::image(pin)));
     after.platform = resolved.platform.to_string().into();
     after.config = Arc::new(c.config.merged_from(&image_config));
@@ -53,7 +74,12 @@ pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
     after.last_exec = None;
     // The recipe of the result names the digest: the same image has the same ID, whatever tag led to it.
     let receiver = inv.this.as_ref().map(|o| o.call.clone());
-    let call = Call::new(receiver, "from", vec![("address".into(), Literal::String(pinned.into()))], "Container");
+    let call = Call::new(
+        receiver,
+        "from",
+        vec![("address".into(), Literal::String(pinned.into()))],
+        "Container",
+    );
     Ok(Value::Object(Object::new("Container", call, after)))
 }
 

@@ -31,10 +31,21 @@ pub fn client(config: &Config) -> Result<Client, io::Error> {
         .iter()
         .map(|(host, r)| {
             let ca = r.ca.iter().map(PathBuf::from).collect();
-            (host.clone(), Host { mirrors: r.mirrors.clone(), http: r.http, insecure: r.insecure, ca })
+            (
+                host.clone(),
+                Host {
+                    mirrors: r.mirrors.clone(),
+                    http: r.http,
+                    insecure: r.insecure,
+                    ca,
+                },
+            )
         })
         .collect();
-    Ok(Client::new(ClientConfig { registries, ..ClientConfig::default() }))
+    Ok(Client::new(ClientConfig {
+        registries,
+        ..ClientConfig::default()
+    }))
 }
 
 /// Credentials of a session: what `withRegistryAuth` gave, else what the client's docker configuration knows.
@@ -51,12 +62,19 @@ impl Credentials for SessionCredentials {
                 let secret = String::from_utf8_lossy(secret.reveal()).into_owned();
                 return Some(Login { username, secret });
             }
-            let request = wire::LinkRequest::DockerAuth { host: host.to_owned() };
+            let request = wire::LinkRequest::DockerAuth {
+                host: host.to_owned(),
+            };
             let mut stream = self.client.link.open(request).await.ok()?;
             match wire::link::read_status::<Option<wire::link::Credentials>>(&mut stream).await {
-                Ok(c) => c.map(|c| Login { username: c.username, secret: c.secret }),
+                Ok(c) => c.map(|c| Login {
+                    username: c.username,
+                    secret: c.secret,
+                }),
                 Err(e) => {
-                    session.progress.note(&format!("cannot ask for the credentials of {host}: {e}"));
+                    session
+                        .progress
+                        .note(&format!("cannot ask for the credentials of {host}: {e}"));
                     None
                 }
             }
@@ -67,7 +85,10 @@ impl Credentials for SessionCredentials {
 /// This session's way into registries.
 pub fn access(ctx: &Ctx) -> Arc<Access> {
     ctx.session.registry_access(|| {
-        let credentials = SessionCredentials { session: Arc::downgrade(&ctx.session), client: ctx.client.user() };
+        let credentials = SessionCredentials {
+            session: Arc::downgrade(&ctx.session),
+            client: ctx.client.user(),
+        };
         ctx.engine.registry.access(Arc::new(credentials))
     })
 }
@@ -82,15 +103,20 @@ pub fn blobs(ctx: &Ctx) -> Arc<dyn Blobs> {
 /// # Errors
 /// Layers that cannot be had, or are not what the image says.
 pub async fn unpacked(ctx: &Ctx, pin: &ImagePin) -> Result<Snapshot, Error> {
-    let step = ctx.session.progress.step(&format!("pull {}", pin.stack.reference), ctx.span);
+    let step = ctx
+        .session
+        .progress
+        .step(&format!("pull {}", pin.stack.reference), ctx.span);
     let layers = Arc::new(ctx.engine.store.clone());
-    let pulled = pull(&access(ctx), &pin.stack, &blobs(ctx), &layers, &|_| {}).await.map_err(|e| {
-        let class = match &e {
-            PullError::Unpack { .. } | PullError::Uneven { .. } => Class::User,
-            _ => Class::Environment,
-        };
-        Error::from_chain(class, &e)
-    });
+    let pulled = pull(&access(ctx), &pin.stack, &blobs(ctx), &layers, &|_| {})
+        .await
+        .map_err(|e| {
+            let class = match &e {
+                PullError::Unpack { .. } | PullError::Uneven { .. } => Class::User,
+                _ => Class::Environment,
+            };
+            Error::from_chain(class, &e)
+        });
     match &pulled {
         Ok(_) => step.done(),
         Err(e) => step.failed(e),

@@ -175,16 +175,29 @@ impl Container {
     /// The same container with another root filesystem: no longer the image it came from.
     #[must_use]
     pub fn with_rootfs(&self, rootfs: Tree) -> Self {
-        Self { rootfs, image_ref: None, ..self.clone() }
+        Self {
+            rootfs,
+            image_ref: None,
+            ..self.clone()
+        }
     }
 
     /// The root filesystem as a directory.
     pub fn root(&self) -> Directory {
-        Directory { tree: self.rootfs.clone() }
+        Directory {
+            tree: self.rootfs.clone(),
+        }
     }
 
     /// `path` made absolute against the working directory and cleaned.
     pub fn absolute(&self, path: &str) -> String {
-        paths::join(if self.config.workdir.is_empty() { "/" } else { &self.config.workdir }, path)
+        paths::join(
+            if self.config.workdir.is_empty() {
+                "/"
+            } else {
+                &self.config.workdir
+            },
+            path,
+        )
     }
 }

@@ -12,7 +12,11 @@ const ACCOUNTS_MAX: u64 = 4 << 20;
 ///
 /// # Errors
 /// `find uid: no such user: x`, a number out of range, or a failure to make the container's root.
-pub async fn resolve(ctx: &Ctx, container: &Container, owner: &str) -> Result<Option<(u32, u32)>, Error> {
+pub async fn resolve(
+    ctx: &Ctx,
+    container: &Container,
+    owner: &str,
+) -> Result<Option<(u32, u32)>, Error> {
     if owner.is_empty() {
         return Ok(None);
     }
@@ -24,7 +28,8 @@ pub async fn resolve(ctx: &Ctx, container: &Container, owner: &str) -> Result<Op
         Some(n) => n,
         None => {
             let passwd = read_accounts(ctx, &container.rootfs, "/etc/passwd").await?;
-            lookup(&passwd, user).ok_or_else(|| Error::user(format!("find uid: no such user: {user}")))?
+            lookup(&passwd, user)
+                .ok_or_else(|| Error::user(format!("find uid: no such user: {user}")))?
         }
     };
     let gid = match group {
@@ -33,7 +38,8 @@ pub async fn resolve(ctx: &Ctx, container: &Container, owner: &str) -> Result<Op
             Some(n) => n,
             None => {
                 let groups = read_accounts(ctx, &container.rootfs, "/etc/group").await?;
-                lookup(&groups, g).ok_or_else(|| Error::user(format!("find gid: no such group: {g}")))?
+                lookup(&groups, g)
+                    .ok_or_else(|| Error::user(format!("find gid: no such group: {g}")))?
             }
         },
     };
@@ -58,13 +64,15 @@ pub(super) fn of_user(root: &store::Tree, user: &str) -> Result<(u32, u32), Erro
     }
     let uid = match number(name)? {
         Some(n) => n,
-        None => lookup(&read("/etc/passwd"), name).ok_or_else(|| Error::user(format!("no such user: {name}")))?,
+        None => lookup(&read("/etc/passwd"), name)
+            .ok_or_else(|| Error::user(format!("no such user: {name}")))?,
     };
     let gid = match group {
         None => 0,
         Some(g) => match number(g)? {
             Some(n) => n,
-            None => lookup(&read("/etc/group"), g).ok_or_else(|| Error::user(format!("no such group: {g}")))?,
+            None => lookup(&read("/etc/group"), g)
+                .ok_or_else(|| Error::user(format!("no such group: {g}")))?,
         },
     };
     Ok((uid, gid))
@@ -77,7 +85,10 @@ fn number(text: &str) -> Result<Option<u32>, Error> {
     }
     match text.parse::<u32>() {
         Ok(n) if n < u32::MAX => Ok(Some(n)),
-        _ => Err(Error::user(format!("owner `{text}` is out of range: ids go from 0 to {}", u32::MAX - 1))),
+        _ => Err(Error::user(format!(
+            "owner `{text}` is out of range: ids go from 0 to {}",
+            u32::MAX - 1
+        ))),
     }
 }
 

@@ -30,13 +30,21 @@ pub fn below<'a>(dir: &str, path: &'a str) -> Option<&'a str> {
         return Some(path.trim_start_matches('/'));
     }
     let rest = path.strip_prefix(dir)?;
-    if rest.is_empty() { Some("") } else { rest.strip_prefix('/') }
+    if rest.is_empty() {
+        Some("")
+    } else {
+        rest.strip_prefix('/')
+    }
 }
 
 /// The last element of a path; `/` for the root.
 pub fn base_name(path: &str) -> &str {
     let p = path.trim_end_matches('/');
-    if p.is_empty() { "/" } else { p.rsplit('/').next().unwrap_or(p) }
+    if p.is_empty() {
+        "/"
+    } else {
+        p.rsplit('/').next().unwrap_or(p)
+    }
 }
 
 /// Replaces `$NAME` and `${NAME}` with the rules of Go's `os.Expand`: a name is one special character or letters, digits and
@@ -44,7 +52,10 @@ pub fn base_name(path: &str) -> &str {
 ///
 /// # Errors
 /// Whatever `lookup` answers.
-pub fn expand<E>(text: &str, mut lookup: impl FnMut(&str) -> Result<String, E>) -> Result<String, E> {
+pub fn expand<E>(
+    text: &str,
+    mut lookup: impl FnMut(&str) -> Result<String, E>,
+) -> Result<String, E> {
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len());
     let (mut at, mut from) = (0, 0);
@@ -69,7 +80,10 @@ pub fn expand<E>(text: &str, mut lookup: impl FnMut(&str) -> Result<String, E>) 
 }
 
 fn is_special(b: u8) -> bool {
-    matches!(b, b'*' | b'#' | b'$' | b'@' | b'!' | b'?' | b'-' | b'0'..=b'9')
+    matches!(
+        b,
+        b'*' | b'#' | b'$' | b'@' | b'!' | b'?' | b'-' | b'0'..=b'9'
+    )
 }
 
 fn is_name(b: u8) -> bool {
@@ -86,7 +100,11 @@ fn shell_name(s: &str) -> (Option<&str>, usize) {
             }
             for (i, c) in b.iter().enumerate().skip(1) {
                 if *c == b'}' {
-                    return if i == 1 { (None, 2) } else { (Some(&s[1..i]), i + 1) };
+                    return if i == 1 {
+                        (None, 2)
+                    } else {
+                        (Some(&s[1..i]), i + 1)
+                    };
                 }
             }
             (None, 1)
@@ -94,7 +112,11 @@ fn shell_name(s: &str) -> (Option<&str>, usize) {
         Some(c) if is_special(*c) => (Some(&s[..1]), 1),
         _ => {
             let n = b.iter().take_while(|c| is_name(**c)).count();
-            if n == 0 { (None, 0) } else { (Some(&s[..n]), n) }
+            if n == 0 {
+                (None, 0)
+            } else {
+                (Some(&s[..n]), n)
+            }
         }
     }
 }
@@ -118,9 +140,17 @@ mod tests {
     #[test]
     fn expansion_follows_os_expand() {
         let env = |n: &str| Ok::<_, ()>(if n == "A" { "1".into() } else { String::new() });
-        for (text, want) in
-            [("$A", "1"), ("${A}x", "1x"), ("$MISSING.", "."), ("$$A", "A"), ("\\$A", "\\1"), ("a$", "a$"), ("$ b", "$ b"), ("${", ""), ("é$A", "é1")]
-        {
+        for (text, want) in [
+            ("$A", "1"),
+            ("${A}x", "1x"),
+            ("$MISSING.", "."),
+            ("$$A", "A"),
+            ("\\$A", "\\1"),
+            ("a$", "a$"),
+            ("$ b", "$ b"),
+            ("${", ""),
+            ("é$A", "é1"),
+        ] {
             assert_eq!(expand(text, env), Ok(want.to_owned()), "{text}");
         }
     }

@@ -1,12 +1,7 @@
 //! From a plan to a process: drafts, secrets, volumes and streams, put together for the sandbox. Execs and services begin
 //! here alike.
 
-use std::{
-    net::Ipv4Addr,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{net::Ipv4Addr, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use graph::error::{Class, Error};
 use sandbox::{
@@ -93,12 +88,22 @@ pub(crate) fn masked(ctx: &Ctx, plan: &ExecPlan) -> Result<Masked, Error> {
         PlannedSource::Secret { secret, .. } => Some(secret),
         _ => None,
     });
-    let values: Result<Vec<_>, _> = plan.secret_env.iter().map(|(_, s)| s).chain(mounted).map(|s| s.value(ctx)).collect();
+    let values: Result<Vec<_>, _> = plan
+        .secret_env
+        .iter()
+        .map(|(_, s)| s)
+        .chain(mounted)
+        .map(|s| s.value(ctx))
+        .collect();
     Ok(Masked(Arc::new(values?)))
 }
 
 /// The environment, as `NAME=value`.
-fn environment(ctx: &Ctx, plan: &ExecPlan, nesting: Option<&Nesting>) -> Result<Vec<Vec<u8>>, Error> {
+fn environment(
+    ctx: &Ctx,
+    plan: &ExecPlan,
+    nesting: Option<&Nesting>,
+) -> Result<Vec<Vec<u8>>, Error> {
     let mut env: Vec<Vec<u8>> = Vec::with_capacity(plan.env.len() + 4);
     if !plan.env.iter().any(|(k, _)| k == "PATH") {
         env.push(format!("PATH={DEFAULT_PATH}").into_bytes());
@@ -118,7 +123,10 @@ fn environment(ctx: &Ctx, plan: &ExecPlan, nesting: Option<&Nesting>) -> Result<
     }
     for (name, value) in nesting.into_iter().flat_map(Nesting::env) {
         // The container's own session, whatever its configuration says.
-        env.retain(|e| e.strip_prefix(name.as_bytes()).is_none_or(|rest| !rest.starts_with(b"=")));
+        env.retain(|e| {
+            e.strip_prefix(name.as_bytes())
+                .is_none_or(|rest| !rest.starts_with(b"="))
+        });
         env.push(format!("{name}={value}").into_bytes());
     }
     Ok(env)
@@ -128,18 +136,34 @@ fn environment(ctx: &Ctx, plan: &ExecPlan, nesting: Option<&Nesting>) -> Result<
 ///
 /// # Errors
 /// What the store said, or a secret or socket that is not there.
-pub(crate) async fn mounts(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], held: &mut Held) -> Result<(spec::Root, Vec<spec::Mount>), Error> {
+pub(crate) async fn mounts(
+    ctx: &Ctx,
+    plan: &ExecPlan,
+    inputs: &[Snapshot],
+    held: &mut Held,
+) -> Result<(spec::Root, Vec<spec::Mount>), Error> {
     let mut mounts = Vec::with_capacity(plan.mounts.len());
-    let base = inputs.first().ok_or_else(|| Error::internal("an exec without a root filesystem"))?;
+    let base = inputs
+        .first()
+        .ok_or_else(|| Error::internal("an exec without a root filesystem"))?;
     let root_draft = draft(ctx, base).await?;
     let root = spec::Root::Overlay(root_draft.overlay());
     held.drafts.push(OutputTree::Draft(root_draft));
     for m in &plan.mounts {
         let (source, readonly) = match &m.source {
-            PlannedSource::Tree { input, path, readonly, .. } => {
+            PlannedSource::Tree {
+                input,
+                path,
+                readonly,
+                ..
+            } => {
                 let snapshot = match input {
                     Some(i) => inputs[*i].clone(),
-                    None => ctx.engine.store.empty().map_err(|e| Error::from_chain(Class::Environment, &e))?,
+                    None => ctx
+                        .engine
+                        .store
+                        .empty()
+                        .map_err(|e| Error::from_chain(Class::Environment, &e))?,
                 };
                 let overlay = if *readonly {
                     let overlay = snapshot.overlay();
@@ -151,16 +175,42 @@ pub(crate) async fn mounts(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], held
                     held.drafts.push(OutputTree::Draft(d));
                     overlay
                 };
-                (spec::Source::Overlay { overlay, subpath: path.trim_start_matches('/').as_bytes().to_vec() }, *readonly)
+                (
+                    spec::Source::Overlay {
+                        overlay,
+                        subpath: path.trim_start_matches('/').as_bytes().to_vec(),
+                    },
+                    *readonly,
+                )
             }
-            PlannedSource::Cache { key, sharing, seed, owner } => {
+            PlannedSource::Cache {
+                key,
+                sharing,
+                seed,
+                owner,
+            } => {
                 let seed = seed.as_ref().map(|(i, p)| (&inputs[*i], p.as_str()));
-                (spec::Source::Bind(cache_dir(ctx, key, *sharing, seed, *owner, held).await?), false)
+                (
+                    spec::Source::Bind(cache_dir(ctx, key, *sharing, seed, *owner, held).await?),
+                    false,
+                )
             }
             PlannedSource::Temp { size } => (spec::Source::Tmpfs { size: *size }, false),
-            PlannedSource::Secret { secret, mode, owner } => {
+            PlannedSource::Secret {
+                secret,
+                mode,
+                owner,
+            } => {
                 let contents = secret.value(ctx)?.reveal().to_vec();
-                (spec::Source::File { contents, mode: *mode, uid: owner.0, gid: owner.1 }, true)
+                (
+                    spec::Source::File {
+                        contents,
+                        mode: *mode,
+                        uid: owner.0,
+                        gid: owner.1,
+                    },
+                    true,
+                )
             }
             PlannedSource::Socket { socket, owner } => {
                 let proxy = SocketProxy::listen(ctx, socket, *owner).await?;
@@ -169,7 +219,11 @@ pub(crate) async fn mounts(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], held
                 (spec::Source::Bind(path), false)
             }
         };
-        mounts.push(spec::Mount { target: m.target.clone().into_bytes(), source, readonly });
+        mounts.push(spec::Mount {
+            target: m.target.clone().into_bytes(),
+            source,
+            readonly,
+        });
     }
     Ok((root, mounts))
 }
@@ -178,9 +232,16 @@ pub(crate) async fn mounts(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot], held
 ///
 /// # Errors
 /// A secret without a value, privileges the engine does not give, or no descriptors left.
-pub(crate) fn assemble(ctx: &Ctx, plan: &ExecPlan, (root, mounts): (spec::Root, Vec<spec::Mount>), place: &Place<'_>) -> Result<Prepared, Error> {
+pub(crate) fn assemble(
+    ctx: &Ctx,
+    plan: &ExecPlan,
+    (root, mounts): (spec::Root, Vec<spec::Mount>),
+    place: &Place<'_>,
+) -> Result<Prepared, Error> {
     if plan.privileged && !ctx.engine.config.security.insecure_root_capabilities {
-        return Err(Error::user("insecureRootCapabilities is not allowed by this engine's configuration"));
+        return Err(Error::user(
+            "insecureRootCapabilities is not allowed by this engine's configuration",
+        ));
     }
     let (stdout_read, stdout_write) = pipe()?;
     let (stderr_read, stderr_write) = pipe()?;
@@ -197,18 +258,34 @@ pub(crate) fn assemble(ctx: &Ctx, plan: &ExecPlan, (root, mounts): (spec::Root, 
         argv: plan.argv.iter().map(|a| a.clone().into_bytes()).collect(),
         env: environment(ctx, plan, place.nesting)?,
         cwd: plan.cwd.clone().into_bytes(),
-        user: UserSpec { name: plan.user.clone() },
+        user: UserSpec {
+            name: plan.user.clone(),
+        },
         hostname: place.hostname.to_owned(),
-        stdio: spec::Stdio { stdin: stdin_read, stdout: Some(stdout_write), stderr: Some(stderr_write), terminal: false },
+        stdio: spec::Stdio {
+            stdin: stdin_read,
+            stdout: Some(stdout_write),
+            stderr: Some(stderr_write),
+            terminal: false,
+        },
         net: place.network.spec()?,
-        hosts: Some(place.network.hosts(place.hostname, place.own_names, place.aliases)),
+        hosts: Some(
+            place
+                .network
+                .hosts(place.hostname, place.own_names, place.aliases),
+        ),
         resolv_conf: Some(place.network.resolv_conf()),
         privileged: plan.privileged,
         init: plan.init,
         ca_bundle: ctx.engine.ca_bundle.clone(),
         rlimits: Vec::new(),
     };
-    Ok(Prepared { spec, stdin: stdin_write, stdout: stdout_read, stderr: stderr_read })
+    Ok(Prepared {
+        spec,
+        stdin: stdin_write,
+        stdout: stdout_read,
+        stderr: stderr_read,
+    })
 }
 
 /// Starts the process; returns when its program runs, or why it does not.
@@ -224,8 +301,12 @@ pub(crate) async fn start(ctx: &Ctx, spec: Spec) -> Result<Result<Child, StartEr
 /// code. `None` when the start failed otherwise.
 pub(crate) fn unknown_program(plan: &ExecPlan, e: &StartError) -> Option<(String, i32)> {
     let said = match e {
-        StartError::UnknownProgram { name, .. } if plan.init => format!("[dumb-init] {name}: No such file or directory"),
-        StartError::NotExecutable { name, .. } if plan.init => format!("[dumb-init] {name}: Permission denied"),
+        StartError::UnknownProgram { name, .. } if plan.init => {
+            format!("[dumb-init] {name}: No such file or directory")
+        }
+        StartError::NotExecutable { name, .. } if plan.init => {
+            format!("[dumb-init] {name}: Permission denied")
+        }
         _ => return None,
     };
     Some((said, UNKNOWN_PROGRAM))
@@ -236,7 +317,9 @@ const UNKNOWN_PROGRAM: i32 = 2;
 
 /// Writes the plan's stdin, if it has one.
 pub(crate) async fn feed_stdin(write: Option<OwnedFd>, bytes: Option<Arc<[u8]>>) {
-    let (Some(write), Some(bytes)) = (write, bytes) else { return };
+    let (Some(write), Some(bytes)) = (write, bytes) else {
+        return;
+    };
     if let Ok(mut sender) = tokio::net::unix::pipe::Sender::from_owned_fd(write) {
         // A process that does not read its input is no error.
         let _ = tokio::io::AsyncWriteExt::write_all(&mut sender, &bytes).await;
@@ -247,13 +330,23 @@ pub(crate) async fn feed_stdin(write: Option<OwnedFd>, bytes: Option<Arc<[u8]>>)
 ///
 /// # Errors
 /// The stream cannot be read.
-pub(crate) async fn drain(read: OwnedFd, mut scrubber: Scrubber, mut show: impl FnMut(&[u8])) -> Result<(), Error> {
-    let environment = |e: std::io::Error| Error::environment(format!("cannot read the process's output: {e}"));
-    let mut receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(read).map_err(environment)?;
+pub(crate) async fn drain(
+    read: OwnedFd,
+    mut scrubber: Scrubber,
+    mut show: impl FnMut(&[u8]),
+) -> Result<(), Error> {
+    let environment =
+        |e: std::io::Error| Error::environment(format!("cannot read the process's output: {e}"));
+    let mut receiver =
+        tokio::net::unix::pipe::Receiver::from_owned_fd(read).map_err(environment)?;
     let mut buf = vec![0; READ_CHUNK];
     loop {
         let n = receiver.read(&mut buf).await.map_err(environment)?;
-        let shown = if n == 0 { scrubber.finish() } else { scrubber.push(&buf[..n]) };
+        let shown = if n == 0 {
+            scrubber.finish()
+        } else {
+            scrubber.push(&buf[..n])
+        };
         show(&shown);
         if n == 0 {
             return Ok(());
@@ -263,7 +356,13 @@ pub(crate) async fn drain(read: OwnedFd, mut scrubber: Scrubber, mut show: impl 
 
 async fn draft(ctx: &Ctx, parent: &Snapshot) -> Result<Draft, Error> {
     let (store, parent) = (ctx.engine.store.clone(), parent.clone());
-    ctx.engine.blocking(move || store.draft(Some(&parent)).map_err(|e| Error::from_chain(Class::Environment, &e))).await
+    ctx.engine
+        .blocking(move || {
+            store
+                .draft(Some(&parent))
+                .map_err(|e| Error::from_chain(Class::Environment, &e))
+        })
+        .await
 }
 
 /// The directory of a cache volume, filled at first use, locked or copied as its sharing asks.
@@ -276,18 +375,23 @@ async fn cache_dir(
     held: &mut Held,
 ) -> Result<PathBuf, Error> {
     if sharing == Sharing::Locked {
-        held.locks.push(ctx.engine.volume_lock(key).lock_owned().await);
+        held.locks
+            .push(ctx.engine.volume_lock(key).lock_owned().await);
     }
     let (store, key2) = (ctx.engine.store.clone(), key.to_owned());
     let seed = seed.map(|(s, p)| (s.clone(), p.to_owned()));
     let volume = ctx
         .engine
         .blocking(move || {
-            let environment = |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
+            let environment =
+                |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
             let volume = store.volume(&key2).map_err(|e| environment(&e))?;
             volume
                 .prepare(|tree| {
-                    let options = store::CopyOptions { owner, ..store::CopyOptions::default() };
+                    let options = store::CopyOptions {
+                        owner,
+                        ..store::CopyOptions::default()
+                    };
                     if let Some((snapshot, path)) = &seed {
                         tree.copy_dir(&snapshot.tree()?, path, "/", &options)?;
                     }

@@ -27,7 +27,11 @@ const HOSTNAME: &str = "bodkin";
 ///
 /// # Errors
 /// An `EXEC_ERROR` when the process could not be started or did not end as expected; what is missing otherwise.
-pub async fn run(ctx: &Ctx, plan: &ExecPlan, inputs: &[Snapshot]) -> Result<(Vec<Snapshot>, ExecResult), Error> {
+pub async fn run(
+    ctx: &Ctx,
+    plan: &ExecPlan,
+    inputs: &[Snapshot],
+) -> Result<(Vec<Snapshot>, ExecResult), Error> {
     // Before the step is shown and before a slot is taken: services may need execs themselves.
     let bound = service::bind(ctx, &plan.services).await?;
     let step = ctx.session.progress.step(&plan.label(), ctx.span);
@@ -49,59 +53,126 @@ async fn run_step(
     // A process that can ask for execs waits for them: it must not keep them from running.
     let _slot = match plan.nesting {
         true => None,
-        false => Some(ctx.engine.exec_slots.acquire().await.map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?),
+        false => Some(
+            ctx.engine
+                .exec_slots
+                .acquire()
+                .await
+                .map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?,
+        ),
     };
     let masked = prepare::masked(ctx, plan)?;
     let fail = |message: &str| exec_error(plan, message, -1, b"", b"", &masked);
 
     let mut held = Held::default();
     let mounts = prepare::mounts(ctx, plan, inputs, &mut held).await?;
-    let redirects = [("stdout", &plan.redirect_stdout), ("stderr", &plan.redirect_stderr)];
+    let redirects = [
+        ("stdout", &plan.redirect_stdout),
+        ("stderr", &plan.redirect_stderr),
+    ];
     for (name, path) in redirects {
         if let Some(path) = path {
-            write_redirect(ctx, plan, &held, path, b"").await.map_err(|e| fail(&format!("open redirect {name} file: {e}")))?;
+            write_redirect(ctx, plan, &held, path, b"")
+                .await
+                .map_err(|e| fail(&format!("open redirect {name} file: {e}")))?;
         }
     }
 
     let mut network = ctx.engine.networking.take(&ctx.session).await?;
-    let nesting = Nesting::start(&Ctx { span: step.id(), ..ctx.clone() }, plan, HOSTNAME, &mut network).await?;
-    let place = Place { network: &network, nesting: nesting.as_ref(), hostname: HOSTNAME, own_names: &[], aliases: bound.aliases() };
+    let nesting = Nesting::start(
+        &Ctx {
+            span: step.id(),
+            ..ctx.clone()
+        },
+        plan,
+        HOSTNAME,
+        &mut network,
+    )
+    .await?;
+    let place = Place {
+        network: &network,
+        nesting: nesting.as_ref(),
+        hostname: HOSTNAME,
+        own_names: &[],
+        aliases: bound.aliases(),
+    };
     let prepared = prepare::assemble(ctx, plan, mounts, &place).map_err(|e| fail(e.message()))?;
     let mut child = match prepare::start(ctx, prepared.spec).await? {
         Ok(child) => child,
         Err(e) => {
-            let Some((said, code)) = prepare::unknown_program(plan, &e) else { return Err(fail(&graph::error::chain(&e))) };
+            let Some((said, code)) = prepare::unknown_program(plan, &e) else {
+                return Err(fail(&graph::error::chain(&e)));
+            };
             if plan.expect.accepts(code) {
                 let outputs = commit(ctx, std::mem::take(&mut held.drafts)).await?;
-                let result = ExecResult { exit_code: code, stdout: [].into(), stderr: format!("{said}\n").into_bytes().into() };
+                let result = ExecResult {
+                    exit_code: code,
+                    stdout: [].into(),
+                    stderr: format!("{said}\n").into_bytes().into(),
+                };
                 return Ok((outputs, result));
             }
-            return Err(exec_error(plan, &unsuccessful(plan, code), code, b"", said.as_bytes(), &masked));
+            return Err(exec_error(
+                plan,
+                &unsuccessful(plan, code),
+                code,
+                b"",
+                said.as_bytes(),
+                &masked,
+            ));
         }
     };
 
     let nesting = nesting.map(|n| n.attend(ctx, &child));
     let feed = prepare::feed_stdin(prepared.stdin, plan.stdin.clone());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let out = prepare::drain(prepared.stdout, masked.scrubber(), |b| keep(step, Stream::Stdout, b, &mut stdout));
-    let err = prepare::drain(prepared.stderr, masked.scrubber(), |b| keep(step, Stream::Stderr, b, &mut stderr));
+    let out = prepare::drain(prepared.stdout, masked.scrubber(), |b| {
+        keep(step, Stream::Stdout, b, &mut stdout)
+    });
+    let err = prepare::drain(prepared.stderr, masked.scrubber(), |b| {
+        keep(step, Stream::Stderr, b, &mut stderr)
+    });
     let (exit, _, out, err) = tokio::join!(child.wait(), feed, out, err);
     out.and(err)?;
-    let exit = exit.map_err(|e| fail(&format!("cannot wait for the process: {}", graph::error::chain(&e))))?;
+    let exit = exit.map_err(|e| {
+        fail(&format!(
+            "cannot wait for the process: {}",
+            graph::error::chain(&e)
+        ))
+    })?;
     let code = exit.code();
     drop(child);
     drop(nesting);
     drop(network);
-    for (name, path, bytes) in [("stdout", &plan.redirect_stdout, &stdout), ("stderr", &plan.redirect_stderr, &stderr)] {
+    for (name, path, bytes) in [
+        ("stdout", &plan.redirect_stdout, &stdout),
+        ("stderr", &plan.redirect_stderr, &stderr),
+    ] {
         if let Some(path) = path {
-            write_redirect(ctx, plan, &held, path, bytes).await.map_err(|e| fail(&format!("write redirect {name} file: {e}")))?;
+            write_redirect(ctx, plan, &held, path, bytes)
+                .await
+                .map_err(|e| fail(&format!("write redirect {name} file: {e}")))?;
         }
     }
     if !plan.expect.accepts(code) {
-        return Err(exec_error(plan, &unsuccessful(plan, code), code, &stdout, &stderr, &masked));
+        return Err(exec_error(
+            plan,
+            &unsuccessful(plan, code),
+            code,
+            &stdout,
+            &stderr,
+            &masked,
+        ));
     }
     let outputs = commit(ctx, std::mem::take(&mut held.drafts)).await?;
-    Ok((outputs, ExecResult { exit_code: code, stdout: stdout.into(), stderr: stderr.into() }))
+    Ok((
+        outputs,
+        ExecResult {
+            exit_code: code,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        },
+    ))
 }
 
 /// Shows a piece of output and keeps it, up to a limit.
@@ -113,7 +184,10 @@ fn keep(step: &Step, stream: Stream, bytes: &[u8], all: &mut Vec<u8>) {
 
 /// The sentence clients know.
 fn unsuccessful(plan: &ExecPlan, code: i32) -> String {
-    format!("process {} did not complete successfully: exit code: {code}", quoted(&plan.argv.join(" ")))
+    format!(
+        "process {} did not complete successfully: exit code: {code}",
+        quoted(&plan.argv.join(" "))
+    )
 }
 
 async fn commit(ctx: &Ctx, drafts: Vec<OutputTree>) -> Result<Vec<Snapshot>, Error> {
@@ -122,7 +196,9 @@ async fn commit(ctx: &Ctx, drafts: Vec<OutputTree>) -> Result<Vec<Snapshot>, Err
             drafts
                 .into_iter()
                 .map(|d| match d {
-                    OutputTree::Draft(d) => d.commit().map_err(|e| Error::from_chain(Class::Environment, &e)),
+                    OutputTree::Draft(d) => d
+                        .commit()
+                        .map_err(|e| Error::from_chain(Class::Environment, &e)),
                     OutputTree::Unchanged(s) => Ok(s),
                 })
                 .collect()
@@ -131,15 +207,31 @@ async fn commit(ctx: &Ctx, drafts: Vec<OutputTree>) -> Result<Vec<Snapshot>, Err
 }
 
 /// Writes a redirect's file, in the root or in the tree mount it lies in, owned by the process's user.
-async fn write_redirect(ctx: &Ctx, plan: &ExecPlan, held: &Held, path: &str, bytes: &[u8]) -> Result<(), String> {
+async fn write_redirect(
+    ctx: &Ctx,
+    plan: &ExecPlan,
+    held: &Held,
+    path: &str,
+    bytes: &[u8],
+) -> Result<(), String> {
     let mut draft = match held.drafts.first() {
-        Some(OutputTree::Draft(d)) => (d, paths::join(&plan.root_path, path.trim_start_matches('/'))),
+        Some(OutputTree::Draft(d)) => (
+            d,
+            paths::join(&plan.root_path, path.trim_start_matches('/')),
+        ),
         _ => return Err("no root filesystem".to_owned()),
     };
-    let inside = plan.mounts.iter().filter_map(|m| paths::below(&m.target, path).map(|rest| (m, rest)));
+    let inside = plan
+        .mounts
+        .iter()
+        .filter_map(|m| paths::below(&m.target, path).map(|rest| (m, rest)));
     if let Some((mount, rest)) = inside.max_by_key(|(m, _)| m.target.len()) {
         match &mount.source {
-            PlannedSource::Tree { path: inner, output, .. } => match held.drafts.get(*output as usize) {
+            PlannedSource::Tree {
+                path: inner,
+                output,
+                ..
+            } => match held.drafts.get(*output as usize) {
                 Some(OutputTree::Draft(d)) => draft = (d, paths::join(inner, rest)),
                 _ => return Err(format!("{path}: read-only file system")),
             },
@@ -155,18 +247,33 @@ async fn write_redirect(ctx: &Ctx, plan: &ExecPlan, held: &Held, path: &str, byt
     ctx.engine
         .blocking(move || {
             let owner = super::owner::of_user(&root_tree, &user)?;
-            tree.overwrite_file(&to, &bytes, 0o600, Some(owner)).map_err(|e| Error::from_chain(Class::User, &e))
+            tree.overwrite_file(&to, &bytes, 0o600, Some(owner))
+                .map_err(|e| Error::from_chain(Class::User, &e))
         })
         .await
         .map_err(|e| e.message().to_owned())
 }
 
 /// The error of an exec, with the extensions clients read.
-fn exec_error(plan: &ExecPlan, message: &str, code: i32, stdout: &[u8], stderr: &[u8], masked: &Masked) -> Error {
+fn exec_error(
+    plan: &ExecPlan,
+    message: &str,
+    code: i32,
+    stdout: &[u8],
+    stderr: &[u8],
+    masked: &Masked,
+) -> Error {
     let mut scrubber: Scrubber = masked.scrubber();
     let mut ext = serde_json::Map::new();
     ext.insert("_type".into(), "EXEC_ERROR".into());
-    ext.insert("cmd".into(), plan.argv.iter().map(|a| scrubber.text(a)).collect::<Vec<_>>().into());
+    ext.insert(
+        "cmd".into(),
+        plan.argv
+            .iter()
+            .map(|a| scrubber.text(a))
+            .collect::<Vec<_>>()
+            .into(),
+    );
     ext.insert("exitCode".into(), code.into());
     ext.insert("stdout".into(), error_output(stdout).into());
     ext.insert("stderr".into(), error_output(stderr).into());
@@ -184,7 +291,9 @@ fn quoted(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c => out.push(c),
         }
     }

@@ -27,15 +27,26 @@ const CHUNK: usize = DATA / 4;
 
 /// What an export answers: the path, or `true` below 0.12.
 fn answer(view: View, path: String) -> Value {
-    if view < View::new(0, 12, 0) { Value::Bool(true) } else { Value::string(path) }
+    if view < View::new(0, 12, 0) {
+        Value::Bool(true)
+    } else {
+        Value::string(path)
+    }
 }
 
 pub(crate) async fn directory(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     let dest = client_path(&inv.ctx, inv.args.str("path"))?;
     dir.tree.snapshot(&inv.ctx).await?;
-    let step = inv.ctx.session.progress.step(&format!("export to {dest}"), inv.ctx.span);
-    let request = LinkRequest::ExportTree { dest: dest.as_str().into(), wipe: inv.args.bool("wipe") };
+    let step = inv
+        .ctx
+        .session
+        .progress
+        .step(&format!("export to {dest}"), inv.ctx.span);
+    let request = LinkRequest::ExportTree {
+        dest: dest.as_str().into(),
+        wipe: inv.args.bool("wipe"),
+    };
     let exported = send(&inv.ctx, request, dir.tree.clone(), Shape::Tree).await;
     finish(inv.view, step, exported, dest)
 }
@@ -43,8 +54,15 @@ pub(crate) async fn directory(inv: Invocation<Ctx>) -> Answer {
 pub(crate) async fn file(inv: Invocation<Ctx>) -> Answer {
     let file = inv.this::<File>()?;
     let dest = client_path(&inv.ctx, inv.args.str("path"))?;
-    let stat = file.tree.read(&inv.ctx, |tree, path| tree.expect_file(path, path)).await?;
-    let step = inv.ctx.session.progress.step(&format!("export to {dest}"), inv.ctx.span);
+    let stat = file
+        .tree
+        .read(&inv.ctx, |tree, path| tree.expect_file(path, path))
+        .await?;
+    let step = inv
+        .ctx
+        .session
+        .progress
+        .step(&format!("export to {dest}"), inv.ctx.span);
     let request = LinkRequest::ExportFile {
         dest: dest.as_str().into(),
         name: paths::base_name(&file.tree.path).into(),
@@ -56,7 +74,12 @@ pub(crate) async fn file(inv: Invocation<Ctx>) -> Answer {
     finish(inv.view, step, exported, dest)
 }
 
-fn finish(view: View, step: crate::progress::Step, exported: Result<(), Error>, dest: String) -> Answer {
+fn finish(
+    view: View,
+    step: crate::progress::Step,
+    exported: Result<(), Error>,
+    dest: String,
+) -> Answer {
     match exported {
         Ok(()) => {
             step.done();
@@ -75,14 +98,22 @@ enum Shape {
     File,
 }
 
-async fn send(ctx: &Ctx, request: LinkRequest, what: super::Tree, shape: Shape) -> Result<(), Error> {
+async fn send(
+    ctx: &Ctx,
+    request: LinkRequest,
+    what: super::Tree,
+    shape: Shape,
+) -> Result<(), Error> {
     let refused = |e: wire::LinkError| crate::host::link_error(&e);
     let mut stream: Box<dyn Io> = ctx.client.link.open(request).await.map_err(refused)?;
     read_status::<()>(&mut stream).await.map_err(refused)?;
     let handle = tokio::runtime::Handle::current();
     let mut stream = what
         .read(ctx, move |tree, path| {
-            let mut out = std::io::BufWriter::with_capacity(BUFFER, SyncIoBridge::new_with_handle(stream, handle));
+            let mut out = std::io::BufWriter::with_capacity(
+                BUFFER,
+                SyncIoBridge::new_with_handle(stream, handle),
+            );
             // A failed write means that the client has given up: its second status says why.
             let written = match shape {
                 Shape::Tree => write_tree(tree, path, &mut out),
@@ -96,7 +127,9 @@ async fn send(ctx: &Ctx, request: LinkRequest, what: super::Tree, shape: Shape) 
             let mut last = Vec::new();
             Piece::Done.encode(&mut last);
             let _ = out.write_all(&last).and_then(|()| out.flush());
-            out.into_inner().map(SyncIoBridge::into_inner).map_err(|e| store::TreeError::io("send", path, e.into_error()))
+            out.into_inner()
+                .map(SyncIoBridge::into_inner)
+                .map_err(|e| store::TreeError::io("send", path, e.into_error()))
         })
         .await?;
     let _ = stream.flush().await;
@@ -123,14 +156,18 @@ impl From<std::io::Error> for WriteError {
 
 fn write_tree(tree: &store::Tree, root: &str, out: &mut impl Write) -> Result<(), WriteError> {
     let mut buf = Vec::with_capacity(CHUNK);
-    let mut linked: std::collections::HashMap<(u64, u64), Vec<u8>> = std::collections::HashMap::new();
+    let mut linked: std::collections::HashMap<(u64, u64), Vec<u8>> =
+        std::collections::HashMap::new();
     let mut failed = None;
     tree.walk(root, &mut |entry| {
         if failed.is_some() {
             return Ok(());
         }
         buf.clear();
-        let meta = Meta { mode: entry.stat.mode & 0o7777, mtime_ns: entry.stat.mtime_ns };
+        let meta = Meta {
+            mode: entry.stat.mode & 0o7777,
+            mtime_ns: entry.stat.mtime_ns,
+        };
         let path = entry.path;
         let result: Result<(), WriteError> = match entry.stat.kind {
             store::Kind::Dir => {
@@ -139,13 +176,22 @@ fn write_tree(tree: &store::Tree, root: &str, out: &mut impl Write) -> Result<()
             }
             store::Kind::Symlink => {
                 let target = tree.read_link_at(entry)?;
-                Piece::Symlink { path, target: &target, mtime_ns: meta.mtime_ns }.encode(&mut buf);
+                Piece::Symlink {
+                    path,
+                    target: &target,
+                    mtime_ns: meta.mtime_ns,
+                }
+                .encode(&mut buf);
                 out.write_all(&buf).map_err(Into::into)
             }
             store::Kind::File => {
                 let key = (entry.stat.dev, entry.stat.ino);
                 if let Some(first) = linked.get(&key).filter(|_| entry.stat.nlink > 1) {
-                    Piece::HardLink { path, target: first }.encode(&mut buf);
+                    Piece::HardLink {
+                        path,
+                        target: first,
+                    }
+                    .encode(&mut buf);
                     out.write_all(&buf).map_err(Into::into)
                 } else {
                     if entry.stat.nlink > 1 {
@@ -172,7 +218,11 @@ fn write_tree(tree: &store::Tree, root: &str, out: &mut impl Write) -> Result<()
 }
 
 /// Sends a file's bytes as `Data` pieces and `End`.
-fn copy_pieces(from: &mut std::fs::File, buf: &mut Vec<u8>, out: &mut impl Write) -> std::io::Result<()> {
+fn copy_pieces(
+    from: &mut std::fs::File,
+    buf: &mut Vec<u8>,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
     use std::io::Read;
     let mut chunk = vec![0; CHUNK];
     loop {

@@ -28,7 +28,11 @@ pub fn bind(b: &mut Binder) {
     b.bind("Directory.directory", Memo::Session, directory);
     b.bind("Directory.file", Memo::Session, file);
     b.bind("Directory.withNewFile", Memo::Session, with_new_file);
-    b.bind("Directory.withNewDirectory", Memo::Session, with_new_directory);
+    b.bind(
+        "Directory.withNewDirectory",
+        Memo::Session,
+        with_new_directory,
+    );
     b.bind("Directory.withFile", Memo::Session, with_file);
     b.bind("Directory.withFiles", Memo::Session, with_files);
     b.bind("Directory.withDirectory", Memo::Session, with_directory);
@@ -38,28 +42,39 @@ pub fn bind(b: &mut Binder) {
     b.bind("Directory.withTimestamps", Memo::Session, with_timestamps);
     b.bind("Directory.diff", Memo::Session, diff);
     b.bind("Directory.export", Memo::Never, export::directory);
-    b.bind("Directory.pipeline", Memo::Session, |inv| async move { Ok(inv.object(inv.this::<Directory>()?.clone())) });
+    b.bind("Directory.pipeline", Memo::Session, |inv| async move {
+        Ok(inv.object(inv.this::<Directory>()?.clone()))
+    });
 }
 
 async fn query_directory(inv: Invocation<Ctx>) -> Answer {
     // Views below 0.10 load a directory this way.
     match inv.args.id("id") {
         Some(id) => Ok(Value::Object(inv.ctx.load_object(id).await?)),
-        None => Ok(inv.object(Directory { tree: Tree::empty() })),
+        None => Ok(inv.object(Directory {
+            tree: Tree::empty(),
+        })),
     }
 }
 
 async fn sync(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     dir.tree.snapshot(&inv.ctx).await?;
-    let call = &inv.this.as_ref().ok_or_else(|| Error::internal("`sync` without a receiver"))?.call;
+    let call = &inv
+        .this
+        .as_ref()
+        .ok_or_else(|| Error::internal("`sync` without a receiver"))?
+        .call;
     Ok(Value::Id(call.clone()))
 }
 
 async fn entries(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     let asked = inv.args.opt_str("path").unwrap_or("").to_owned();
-    let place = Tree { output: dir.tree.output.clone(), path: dir.tree.clamped(&asked).into() };
+    let place = Tree {
+        output: dir.tree.output.clone(),
+        path: dir.tree.clamped(&asked).into(),
+    };
     let slash = inv.view >= graph::resolve::View::new(0, 17, 0);
     let names = place
         .read(&inv.ctx, move |tree, path| {
@@ -68,7 +83,11 @@ async fn entries(inv: Invocation<Ctx>) -> Answer {
                 .into_iter()
                 .map(|e| {
                     let name = String::from_utf8_lossy(&e.name).into_owned();
-                    if slash && e.is_dir() { name + "/" } else { name }
+                    if slash && e.is_dir() {
+                        name + "/"
+                    } else {
+                        name
+                    }
                 })
                 .collect::<Vec<_>>())
         })
@@ -89,7 +108,11 @@ async fn glob(inv: Invocation<Ctx>) -> Answer {
                 .into_iter()
                 .map(|e| {
                     let name = String::from_utf8_lossy(&e.name).into_owned();
-                    if slash && e.is_dir() { name + "/" } else { name }
+                    if slash && e.is_dir() {
+                        name + "/"
+                    } else {
+                        name
+                    }
                 })
                 .collect::<Vec<_>>())
         })
@@ -99,24 +122,37 @@ async fn glob(inv: Invocation<Ctx>) -> Answer {
 
 async fn digest(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
-    let digest = dir.tree.read(&inv.ctx, |tree, path| tree.digest(path)).await?;
+    let digest = dir
+        .tree
+        .read(&inv.ctx, |tree, path| tree.digest(path))
+        .await?;
     Ok(Value::string(digest))
 }
 
 /// `directory(path)` of a tree; looked at at once, so that a wrong path fails here.
 pub(crate) async fn subdirectory(ctx: &Ctx, tree: &Tree, asked: &str) -> Result<Directory, Error> {
-    let place = Tree { output: tree.output.clone(), path: tree.clamped(asked).into() };
+    let place = Tree {
+        output: tree.output.clone(),
+        path: tree.clamped(asked).into(),
+    };
     let shown = shown_path(asked).to_owned();
-    place.read(ctx, move |tree, path| tree.expect_dir(path, &shown)).await?;
+    place
+        .read(ctx, move |tree, path| tree.expect_dir(path, &shown))
+        .await?;
     Ok(Directory { tree: place })
 }
 
 /// `file(path)` of a tree; looked at at once.
 pub(crate) async fn subfile(ctx: &Ctx, tree: &Tree, asked: &str) -> Result<File, Error> {
     check_name(asked)?;
-    let place = Tree { output: tree.output.clone(), path: tree.clamped(asked).into() };
+    let place = Tree {
+        output: tree.output.clone(),
+        path: tree.clamped(asked).into(),
+    };
     let shown = shown_path(asked).to_owned();
-    place.read(ctx, move |tree, path| tree.expect_file(path, &shown)).await?;
+    place
+        .read(ctx, move |tree, path| tree.expect_file(path, &shown))
+        .await?;
     Ok(File { tree: place })
 }
 
@@ -153,7 +189,9 @@ async fn with_new_file(inv: Invocation<Ctx>) -> Answer {
         mode: file_mode(inv.args.int("permissions")),
         owner: None,
     };
-    Ok(inv.object(Directory { tree: dir.tree.edited(edit, vec![]) }))
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
 }
 
 async fn with_new_directory(inv: Invocation<Ctx>) -> Answer {
@@ -161,7 +199,9 @@ async fn with_new_directory(inv: Invocation<Ctx>) -> Answer {
     let path = inv.args.str("path");
     // `withNewFile` is clamped to the root; a directory outside is refused.
     if paths_outside(path) {
-        return Err(Error::user(format!("cannot create directory outside parent: {path}")));
+        return Err(Error::user(format!(
+            "cannot create directory outside parent: {path}"
+        )));
     }
     check_name(path)?;
     let mode = match inv.args.int("permissions") {
@@ -169,8 +209,14 @@ async fn with_new_directory(inv: Invocation<Ctx>) -> Answer {
         Some(p) => (p & 0o777) as u32,
         None => 0o644,
     };
-    let edit = Edit::MakeDir { path: dir.tree.clamped(path), mode, owner: None };
-    Ok(inv.object(Directory { tree: dir.tree.edited(edit, vec![]) }))
+    let edit = Edit::MakeDir {
+        path: dir.tree.clamped(path),
+        mode,
+        owner: None,
+    };
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
 }
 
 /// Does the path, once cleaned, begin with `..`?
@@ -194,11 +240,21 @@ fn paths_outside(path: &str) -> bool {
 
 /// Where `withFile` puts a file: a path with a trailing slash names a directory of that name, and the file in it.
 pub(crate) fn file_target(path: &str) -> String {
-    if path.len() > 1 && path.ends_with('/') { format!("{path}{}", paths::base_name(path)) } else { path.to_owned() }
+    if path.len() > 1 && path.ends_with('/') {
+        format!("{path}{}", paths::base_name(path))
+    } else {
+        path.to_owned()
+    }
 }
 
 /// A copy of one file to exactly `to`.
-pub(crate) fn copy_file(tree: &Tree, file: &File, to: String, mode: Option<i64>, owner: Option<(u32, u32)>) -> Tree {
+pub(crate) fn copy_file(
+    tree: &Tree,
+    file: &File,
+    to: String,
+    mode: Option<i64>,
+    owner: Option<(u32, u32)>,
+) -> Tree {
     let edit = Edit::Copy {
         kind: CopyKind::File,
         from: file.tree.path.to_string(),
@@ -237,8 +293,21 @@ async fn with_file(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     let path = inv.args.str("path");
     check_name(path)?;
-    let source: File = inv.ctx.load(inv.args.id("source").ok_or_else(|| Error::user("`source` is missing"))?).await?;
-    let tree = copy_file(&dir.tree, &source, dir.tree.clamped(&file_target(path)), inv.args.int("permissions"), None);
+    let source: File = inv
+        .ctx
+        .load(
+            inv.args
+                .id("source")
+                .ok_or_else(|| Error::user("`source` is missing"))?,
+        )
+        .await?;
+    let tree = copy_file(
+        &dir.tree,
+        &source,
+        dir.tree.clamped(&file_target(path)),
+        inv.args.int("permissions"),
+        None,
+    );
     Ok(inv.object(Directory { tree }))
 }
 
@@ -248,7 +317,10 @@ async fn with_files(inv: Invocation<Ctx>) -> Answer {
     let mut tree = dir.tree.clone();
     for id in inv.args.ids("sources") {
         let source: File = inv.ctx.load(&id).await?;
-        let to = dir.tree.clamped(&paths::join(&paths::join("/", path), paths::base_name(&source.tree.path)));
+        let to = dir.tree.clamped(&paths::join(
+            &paths::join("/", path),
+            paths::base_name(&source.tree.path),
+        ));
         tree = copy_file(&tree, &source, to, inv.args.int("permissions"), None);
     }
     Ok(inv.object(Directory { tree }))
@@ -258,44 +330,84 @@ async fn with_directory(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     // Views from 0.19 on call the argument `source`.
     let id = inv.args.id("directory").or_else(|| inv.args.id("source"));
-    let source: Directory = inv.ctx.load(id.ok_or_else(|| Error::user("`directory` is missing"))?).await?;
+    let source: Directory = inv
+        .ctx
+        .load(id.ok_or_else(|| Error::user("`directory` is missing"))?)
+        .await?;
     let to = dir.tree.clamped(inv.args.str("path"));
-    let tree = copy_dir(&dir.tree, &source, to, inv.args.strings("include"), inv.args.strings("exclude"), None);
+    let tree = copy_dir(
+        &dir.tree,
+        &source,
+        to,
+        inv.args.strings("include"),
+        inv.args.strings("exclude"),
+        None,
+    );
     Ok(inv.object(Directory { tree }))
 }
 
 /// Paths to remove, as patterns of the whole tree.
 pub(crate) fn removal(tree: &Tree, asked: impl IntoIterator<Item = Arc<str>>) -> Edit {
-    Edit::Remove { paths: asked.into_iter().map(|p| tree.clamped(&p)).collect() }
+    Edit::Remove {
+        paths: asked.into_iter().map(|p| tree.clamped(&p)).collect(),
+    }
 }
 
 async fn without_path(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     let edit = removal(&dir.tree, [Arc::from(inv.args.str("path"))]);
-    Ok(inv.object(Directory { tree: dir.tree.edited(edit, vec![]) }))
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
 }
 
 async fn without_files(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     let edit = removal(&dir.tree, inv.args.strings("paths"));
-    Ok(inv.object(Directory { tree: dir.tree.edited(edit, vec![]) }))
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
 }
 
 async fn with_timestamps(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
-    let edit = Edit::SetTimes { path: dir.tree.path.to_string(), seconds: inv.args.int("timestamp").unwrap_or(0) };
-    Ok(inv.object(Directory { tree: dir.tree.edited(edit, vec![]) }))
+    let edit = Edit::SetTimes {
+        path: dir.tree.path.to_string(),
+        seconds: inv.args.int("timestamp").unwrap_or(0),
+    };
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
 }
 
 async fn diff(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
-    let other: Directory = inv.ctx.load(inv.args.id("other").ok_or_else(|| Error::user("`other` is missing"))?).await?;
+    let other: Directory = inv
+        .ctx
+        .load(
+            inv.args
+                .id("other")
+                .ok_or_else(|| Error::user("`other` is missing"))?,
+        )
+        .await?;
     if dir.tree.path != other.tree.path {
-        return Err(Error::user(format!("cannot diff with different relative paths: {:?} != {:?}", dir.tree.path, other.tree.path)));
+        return Err(Error::user(format!(
+            "cannot diff with different relative paths: {:?} != {:?}",
+            dir.tree.path, other.tree.path
+        )));
     }
     let Some(upper) = other.tree.output.clone() else {
-        return Ok(inv.object(Directory { tree: Tree { output: None, path: dir.tree.path.clone() } }));
+        return Ok(inv.object(Directory {
+            tree: Tree {
+                output: None,
+                path: dir.tree.path.clone(),
+            },
+        }));
     };
-    let edit = Edit::Diff { path: dir.tree.path.to_string() };
-    Ok(inv.object(Directory { tree: dir.tree.edited(edit, vec![upper]) }))
+    let edit = Edit::Diff {
+        path: dir.tree.path.to_string(),
+    };
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![upper]),
+    }))
 }

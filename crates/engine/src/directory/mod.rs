@@ -9,7 +9,9 @@ use graph::error::{Class, Error};
 use store::Snapshot;
 
 pub use fields::bind;
-pub(crate) use fields::{copy_dir, copy_file, file_mode, file_target, removal, subdirectory, subfile};
+pub(crate) use fields::{
+    copy_dir, copy_file, file_mode, file_target, removal, subdirectory, subfile,
+};
 
 use crate::{
     Ctx,
@@ -46,18 +48,27 @@ pub const NAME_MAX: usize = 255;
 impl Tree {
     /// The root of the empty tree.
     pub fn empty() -> Self {
-        Self { output: None, path: "/".into() }
+        Self {
+            output: None,
+            path: "/".into(),
+        }
     }
 
     /// The root of an output.
     pub fn root(output: Output) -> Self {
-        Self { output: Some(output), path: "/".into() }
+        Self {
+            output: Some(output),
+            path: "/".into(),
+        }
     }
 
     /// A place below.
     #[must_use]
     pub fn at(&self, path: &str) -> Self {
-        Self { output: self.output.clone(), path: self.inner(path).into() }
+        Self {
+            output: self.output.clone(),
+            path: self.inner(path).into(),
+        }
     }
 
     /// `path` below this place, as a path of the whole tree. `..` stops here only at the tree's root.
@@ -73,7 +84,10 @@ impl Tree {
     /// This place after an edit of the whole tree.
     #[must_use]
     pub fn edited(&self, edit: Edit, sources: Vec<Output>) -> Self {
-        Self { output: Some(Node::edit(self.output.clone(), edit, sources)), path: self.path.clone() }
+        Self {
+            output: Some(Node::edit(self.output.clone(), edit, sources)),
+            path: self.path.clone(),
+        }
     }
 
     /// Makes the tree.
@@ -83,7 +97,11 @@ impl Tree {
     pub async fn snapshot(&self, ctx: &Ctx) -> Result<Snapshot, Error> {
         match &self.output {
             Some(o) => ctx.evaluate(o).await,
-            None => ctx.engine.store.empty().map_err(|e| Error::from_chain(Class::Environment, &e)),
+            None => ctx
+                .engine
+                .store
+                .empty()
+                .map_err(|e| Error::from_chain(Class::Environment, &e)),
         }
     }
 
@@ -100,7 +118,9 @@ impl Tree {
         let path = self.path.clone();
         ctx.engine
             .blocking(move || {
-                let tree = snapshot.tree().map_err(|e| Error::from_chain(Class::Environment, &e))?;
+                let tree = snapshot
+                    .tree()
+                    .map_err(|e| Error::from_chain(Class::Environment, &e))?;
                 f(&tree, &path).map_err(|e| tree_error(&e))
             })
             .await
@@ -127,7 +147,9 @@ pub fn tree_error(e: &store::TreeError) -> Error {
 /// The sentence clients know.
 pub fn check_name(path: &str) -> Result<(), Error> {
     if paths::base_name(path).len() > NAME_MAX {
-        return Err(Error::user(format!("File name length exceeds the maximum supported {NAME_MAX} characters")));
+        return Err(Error::user(format!(
+            "File name length exceeds the maximum supported {NAME_MAX} characters"
+        )));
     }
     Ok(())
 }

@@ -35,7 +35,9 @@ pub struct Host;
 
 /// Binds all fields.
 pub fn bind(b: &mut Binder) {
-    b.bind("Query.host", Memo::Session, |inv| async move { Ok(inv.object(Host)) });
+    b.bind("Query.host", Memo::Session, |inv| async move {
+        Ok(inv.object(Host))
+    });
     b.bind("Query.blob", Memo::Session, blob);
     b.bind("Host.directory", Memo::Client, directory);
     b.bind("Host.file", Memo::Client, file);
@@ -57,7 +59,9 @@ pub(crate) fn client_path(ctx: &Ctx, path: &str) -> Result<String, Error> {
             _ => depth += 1,
         }
         if depth < 0 {
-            return Err(Error::user(format!("path {path:?} escapes workdir; use an absolute path instead")));
+            return Err(Error::user(format!(
+                "path {path:?} escapes workdir; use an absolute path instead"
+            )));
         }
     }
     Ok(paths::join(&ctx.client.info.workdir, path))
@@ -73,13 +77,21 @@ fn uploaded_object(uploaded: Uploaded) -> Object {
         ("uncompressed".into(), text(&uploaded.digest)),
     ];
     let call = Call::new(None, "blob", args, "Directory");
-    Object::new("Directory", call, Directory { tree: Tree::root(uploaded.output) })
+    Object::new(
+        "Directory",
+        call,
+        Directory {
+            tree: Tree::root(uploaded.output),
+        },
+    )
 }
 
 async fn blob(inv: Invocation<Ctx>) -> Answer {
     let digest = inv.args.str("digest");
     match upload::known(&inv.ctx.engine.store, digest) {
-        Some(snapshot) => Ok(inv.object(Directory { tree: Tree::root(Node::given(digest, snapshot)) })),
+        Some(snapshot) => Ok(inv.object(Directory {
+            tree: Tree::root(Node::given(digest, snapshot)),
+        })),
         None => Err(Error::user(format!(
             "the directory {digest} is not in this engine's store any more: ask for it again with `host.directory`"
         ))),
@@ -92,7 +104,11 @@ fn owned(list: Vec<Arc<str>>) -> Vec<String> {
 
 async fn directory(inv: Invocation<Ctx>) -> Answer {
     let path = client_path(&inv.ctx, inv.args.str("path"))?;
-    let wanted = Wanted { path, include: owned(inv.args.strings("include")), exclude: owned(inv.args.strings("exclude")) };
+    let wanted = Wanted {
+        path,
+        include: owned(inv.args.strings("include")),
+        exclude: owned(inv.args.strings("exclude")),
+    };
     let uploaded = upload::upload(&inv.ctx, &wanted).await?;
     Ok(Value::Object(uploaded_object(uploaded)))
 }
@@ -115,21 +131,45 @@ async fn file(inv: Invocation<Ctx>) -> Answer {
     let path = client_path(&inv.ctx, asked)?;
     let name = paths::base_name(&path).to_owned();
     let parent = paths::join(&path, "..");
-    let wanted = Wanted { path: parent, include: vec![literal_pattern(&name)], exclude: vec![] };
+    let wanted = Wanted {
+        path: parent,
+        include: vec![literal_pattern(&name)],
+        exclude: vec![],
+    };
     let object = uploaded_object(upload::upload(&inv.ctx, &wanted).await?);
-    let dir = object.get::<Directory>().ok_or_else(|| Error::internal("an upload that is no directory"))?;
-    let file: File = subfile(&inv.ctx, &dir.tree, &name).await.map_err(|e| e.context(format!("cannot upload {path}")))?;
-    let call = Call::new(Some(object.call.clone()), "file", vec![("path".into(), Literal::String(name.into()))], "File");
+    let dir = object
+        .get::<Directory>()
+        .ok_or_else(|| Error::internal("an upload that is no directory"))?;
+    let file: File = subfile(&inv.ctx, &dir.tree, &name)
+        .await
+        .map_err(|e| e.context(format!("cannot upload {path}")))?;
+    let call = Call::new(
+        Some(object.call.clone()),
+        "file",
+        vec![("path".into(), Literal::String(name.into()))],
+        "File",
+    );
     Ok(Value::Object(Object::new("File", call, file)))
 }
 
 async fn set_secret_file(inv: Invocation<Ctx>) -> Answer {
     let path = client_path(&inv.ctx, inv.args.str("path"))?;
-    let request = LinkRequest::ReadFile { path: path.as_str().into(), max: SECRET_FILE_MAX };
-    let mut stream = inv.ctx.client.link.open(request).await.map_err(|e| link_error(&e))?;
+    let request = LinkRequest::ReadFile {
+        path: path.as_str().into(),
+        max: SECRET_FILE_MAX,
+    };
+    let mut stream = inv
+        .ctx
+        .client
+        .link
+        .open(request)
+        .await
+        .map_err(|e| link_error(&e))?;
     let about: FileBytes = read_status(&mut stream).await.map_err(|e| link_error(&e))?;
     if about.size > SECRET_FILE_MAX {
-        return Err(Error::user(format!("secret file {path} is larger than {SECRET_FILE_MAX} bytes")));
+        return Err(Error::user(format!(
+            "secret file {path} is larger than {SECRET_FILE_MAX} bytes"
+        )));
     }
     let mut bytes = Vec::new();
     stream
@@ -137,7 +177,11 @@ async fn set_secret_file(inv: Invocation<Ctx>) -> Answer {
         .read_to_end(&mut bytes)
         .await
         .map_err(|e| Error::environment(format!("cannot read secret file {path}: {e}")))?;
-    Ok(store_secret(&inv.ctx, inv.args.str("name"), Plaintext::new(bytes)))
+    Ok(store_secret(
+        &inv.ctx,
+        inv.args.str("name"),
+        Plaintext::new(bytes),
+    ))
 }
 
 async fn unix_socket(inv: Invocation<Ctx>) -> Answer {
@@ -146,7 +190,10 @@ async fn unix_socket(inv: Invocation<Ctx>) -> Answer {
 }
 
 async fn socket_by_id(inv: Invocation<Ctx>) -> Answer {
-    let id = inv.args.id("id").ok_or_else(|| Error::user("`id` is missing"))?;
+    let id = inv
+        .args
+        .id("id")
+        .ok_or_else(|| Error::user("`id` is missing"))?;
     Ok(Value::Object(inv.ctx.load_object(id).await?))
 }
 
@@ -159,4 +206,3 @@ mod tests {
         assert_eq!(literal_pattern("a*b[1]"), "a\\*b\\[1\\]");
     }
 }
-

@@ -6,7 +6,11 @@ use wire::frame::{push_bytes, push_varint, take_bytes, take_varint};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Dir,
-    File { size: u64, stamp: u64, hash: [u8; 32] },
+    File {
+        size: u64,
+        stamp: u64,
+        hash: [u8; 32],
+    },
     Symlink(Vec<u8>),
 }
 
@@ -61,7 +65,12 @@ impl Index {
         let mut last: &[u8] = &[];
         for item in &self.items {
             // Neighbours share most of their path.
-            let shared = item.path.iter().zip(last).take_while(|(a, b)| a == b).count();
+            let shared = item
+                .path
+                .iter()
+                .zip(last)
+                .take_while(|(a, b)| a == b)
+                .count();
             push_varint(&mut out, shared as u64);
             push_bytes(&mut out, &item.path[shared..]);
             last = &item.path;
@@ -95,17 +104,30 @@ impl Index {
         let mut items: Vec<Item> = Vec::new();
         for _ in 0..count {
             let shared = usize::try_from(take_varint(from)?).ok()?;
-            let mut path = items.last().map_or(&[][..], |i| &i.path).get(..shared)?.to_vec();
+            let mut path = items
+                .last()
+                .map_or(&[][..], |i| &i.path)
+                .get(..shared)?
+                .to_vec();
             path.extend_from_slice(take_bytes(from)?);
             let mode = u32::try_from(take_varint(from)?).ok()?;
             let mtime_ns = unzigzag(take_varint(from)?);
             let kind = match take_byte(from)? {
                 0 => Kind::Dir,
-                1 => Kind::File { size: take_varint(from)?, stamp: take_varint(from)?, hash: take_array(from)? },
+                1 => Kind::File {
+                    size: take_varint(from)?,
+                    stamp: take_varint(from)?,
+                    hash: take_array(from)?,
+                },
                 2 => Kind::Symlink(take_bytes(from)?.to_vec()),
                 _ => return None,
             };
-            items.push(Item { path, kind, mode, mtime_ns });
+            items.push(Item {
+                path,
+                kind,
+                mode,
+                mtime_ns,
+            });
         }
         from.is_empty().then_some(Self { listing, items })
     }
@@ -138,7 +160,9 @@ pub(super) fn plan(new: &[Item], old: Option<&Index>) -> Vec<(usize, Option<usiz
     let old = old.map_or(&[][..], |i| &i.items);
     let mut at = 0;
     for (n, item) in new.iter().enumerate() {
-        let Kind::File { size, stamp, .. } = &item.kind else { continue };
+        let Kind::File { size, stamp, .. } = &item.kind else {
+            continue;
+        };
         // Both lists are in walk order: paths compare as lists of components.
         while at < old.len() && walk_order(&old[at].path, &item.path).is_lt() {
             at += 1;
@@ -164,7 +188,16 @@ mod tests {
     use super::*;
 
     fn file(path: &str, stamp: u64) -> Item {
-        Item { path: path.into(), kind: Kind::File { size: 1, stamp, hash: [stamp as u8; 32] }, mode: 0o644, mtime_ns: -5 }
+        Item {
+            path: path.into(),
+            kind: Kind::File {
+                size: 1,
+                stamp,
+                hash: [stamp as u8; 32],
+            },
+            mode: 0o644,
+            mtime_ns: -5,
+        }
     }
 
     #[test]
@@ -172,10 +205,20 @@ mod tests {
         let index = Index {
             listing: [7; 32],
             items: vec![
-                Item { path: vec![], kind: Kind::Dir, mode: 0o755, mtime_ns: 1 },
+                Item {
+                    path: vec![],
+                    kind: Kind::Dir,
+                    mode: 0o755,
+                    mtime_ns: 1,
+                },
                 file("a", 1),
                 file("a.b", u64::MAX),
-                Item { path: b"\xff".to_vec(), kind: Kind::Symlink(b"../x".to_vec()), mode: 0o777, mtime_ns: i64::MIN },
+                Item {
+                    path: b"\xff".to_vec(),
+                    kind: Kind::Symlink(b"../x".to_vec()),
+                    mode: 0o777,
+                    mtime_ns: i64::MIN,
+                },
             ],
         };
         assert_eq!(Index::decode(&index.encode()), Some(index.clone()));
@@ -185,15 +228,27 @@ mod tests {
 
     #[test]
     fn only_changed_files_are_fetched() {
-        let old = Index { listing: [0; 32], items: vec![file("a", 1), file("a/x", 1), file("a.b", 1), file("c", 1)] };
+        let old = Index {
+            listing: [0; 32],
+            items: vec![file("a", 1), file("a/x", 1), file("a.b", 1), file("c", 1)],
+        };
         let new = vec![file("a/x", 1), file("a.b", 2), file("b", 1), file("c", 1)];
-        assert_eq!(plan(&new, Some(&old)), [(0, Some(1)), (1, None), (2, None), (3, Some(3))]);
-        assert_eq!(plan(&new, None), [(0, None), (1, None), (2, None), (3, None)]);
+        assert_eq!(
+            plan(&new, Some(&old)),
+            [(0, Some(1)), (1, None), (2, None), (3, Some(3))]
+        );
+        assert_eq!(
+            plan(&new, None),
+            [(0, None), (1, None), (2, None), (3, None)]
+        );
     }
 
     #[test]
     fn times_do_not_change_the_content() {
-        let a = Index { listing: [1; 32], items: vec![file("a", 1)] };
+        let a = Index {
+            listing: [1; 32],
+            items: vec![file("a", 1)],
+        };
         let mut b = a.clone();
         b.items[0].mtime_ns = 99;
         assert_eq!(a.content_digest(), b.content_digest());

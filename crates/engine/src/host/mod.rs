@@ -7,5 +7,5 @@ mod upload;
 
 pub use fields::bind;
 pub(crate) use fields::client_path;
-pub(crate) use upload::link_error;
 pub use socket::{Socket, SocketProxy};
+pub(crate) use upload::link_error;

@@ -56,10 +56,18 @@ pub(super) struct Uploaded {
 pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error> {
     // A machine without a name, such as a container, is never met again.
     let lasting = !ctx.client.info.stable_id.is_empty();
-    let fact = serde_json::to_string(&(&ctx.client.info.stable_id, &wanted.path, &wanted.include, &wanted.exclude))
-        .map_err(|e| Error::internal(format!("cannot name an upload: {e}")))?;
+    let fact = serde_json::to_string(&(
+        &ctx.client.info.stable_id,
+        &wanted.path,
+        &wanted.include,
+        &wanted.exclude,
+    ))
+    .map_err(|e| Error::internal(format!("cannot name an upload: {e}")))?;
     let store = ctx.engine.store.clone();
-    let old = lasting.then(|| store.facts().get(SPACE, &fact)).flatten().and_then(|b| Index::decode(&b));
+    let old = lasting
+        .then(|| store.facts().get(SPACE, &fact))
+        .flatten()
+        .and_then(|b| Index::decode(&b));
     // The index is worth something only while its tree is there.
     let old = old.and_then(|index| {
         let snapshot = known(&store, &index.content_digest())?;
@@ -71,24 +79,45 @@ pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error
         exclude: wanted.exclude.clone(),
         known: old.as_ref().map(|(i, _)| wire::listing::hex(&i.listing)),
     };
-    let mut stream = ctx.client.link.open(request).await.map_err(|e| link_error(&e))?;
+    let mut stream = ctx
+        .client
+        .link
+        .open(request)
+        .await
+        .map_err(|e| link_error(&e))?;
     let answer: ListAnswer = read_status(&mut stream).await.map_err(|e| link_error(&e))?;
     if let (ListAnswer::Same, Some((index, snapshot))) = (answer, &old) {
         let digest = index.content_digest();
-        return Ok(Uploaded { output: Node::given(&digest, snapshot.clone()), digest });
+        return Ok(Uploaded {
+            output: Node::given(&digest, snapshot.clone()),
+            digest,
+        });
     }
     let handle = tokio::runtime::Handle::current();
     let bridge = SyncIoBridge::new_with_handle(stream, handle);
     let mut index = ctx.engine.blocking(move || read_listing(bridge)).await?;
 
     let steps = plan(&index.items, old.as_ref().map(|(i, _)| i));
-    let fetch: Vec<usize> = steps.iter().filter(|(_, same)| same.is_none()).map(|(n, _)| *n).collect();
-    let step = (!fetch.is_empty()).then(|| ctx.session.progress.step(&format!("upload {}", wanted.path), ctx.span));
+    let fetch: Vec<usize> = steps
+        .iter()
+        .filter(|(_, same)| same.is_none())
+        .map(|(n, _)| *n)
+        .collect();
+    let step = (!fetch.is_empty()).then(|| {
+        ctx.session
+            .progress
+            .step(&format!("upload {}", wanted.path), ctx.span)
+    });
     let (mut draft, items) = {
         let (store, items) = (store.clone(), index.items);
-        let kept: Vec<_> = steps.iter().filter_map(|(n, same)| Some((*n, (*same)?))).collect();
+        let kept: Vec<_> = steps
+            .iter()
+            .filter_map(|(n, same)| Some((*n, (*same)?)))
+            .collect();
         let from = old.as_ref().map(|(i, s)| (i.clone(), s.clone()));
-        ctx.engine.blocking(move || prepare(&store, items, &kept, from.as_ref())).await?
+        ctx.engine
+            .blocking(move || prepare(&store, items, &kept, from.as_ref()))
+            .await?
     };
     index.items = items;
     let mut missing = fetch;
@@ -100,13 +129,26 @@ pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error
         for batch in batches(&index.items, &missing) {
             let request = LinkRequest::Read {
                 root: wanted.path.as_str().into(),
-                paths: batch.iter().map(|n| RawPath(index.items[*n].path.clone())).collect(),
+                paths: batch
+                    .iter()
+                    .map(|n| RawPath(index.items[*n].path.clone()))
+                    .collect(),
             };
-            let mut stream = ctx.client.link.open(request).await.map_err(|e| link_error(&e))?;
-            read_status::<()>(&mut stream).await.map_err(|e| link_error(&e))?;
+            let mut stream = ctx
+                .client
+                .link
+                .open(request)
+                .await
+                .map_err(|e| link_error(&e))?;
+            read_status::<()>(&mut stream)
+                .await
+                .map_err(|e| link_error(&e))?;
             let bridge = SyncIoBridge::new_with_handle(stream, tokio::runtime::Handle::current());
             let items = std::mem::take(&mut index.items);
-            let (back, items, again) = ctx.engine.blocking(move || receive(bridge, draft, items, &batch)).await?;
+            let (back, items, again) = ctx
+                .engine
+                .blocking(move || receive(bridge, draft, items, &batch))
+                .await?;
             draft = back;
             index.items = items;
             changed.extend(again);
@@ -115,7 +157,10 @@ pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error
     }
     if let Some(n) = missing.first() {
         let path = String::from_utf8_lossy(&index.items[*n].path).into_owned();
-        return Err(Error::user(format!("upload {}: `{path}` keeps changing while it is read", wanted.path)));
+        return Err(Error::user(format!(
+            "upload {}: `{path}` keeps changing while it is read",
+            wanted.path
+        )));
     }
     let digest = index.content_digest();
     let digest2 = digest.clone();
@@ -126,8 +171,15 @@ pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error
             let snapshot = match known(&store, &digest2) {
                 Some(s) => s,
                 None => {
-                    let s = draft.commit().map_err(|e| Error::from_chain(Class::Environment, &e))?;
-                    store.results().put(&Node::given(&digest2, s.clone()).node.key.0, std::slice::from_ref(&s), &[], "host directory");
+                    let s = draft
+                        .commit()
+                        .map_err(|e| Error::from_chain(Class::Environment, &e))?;
+                    store.results().put(
+                        &Node::given(&digest2, s.clone()).node.key.0,
+                        std::slice::from_ref(&s),
+                        &[],
+                        "host directory",
+                    );
                     s
                 }
             };
@@ -140,7 +192,10 @@ pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error
     if let Some(step) = step {
         step.done();
     }
-    Ok(Uploaded { output: Node::given(&digest, snapshot), digest })
+    Ok(Uploaded {
+        output: Node::given(&digest, snapshot),
+        digest,
+    })
 }
 
 /// The tree with this content, if the store has it.
@@ -174,7 +229,11 @@ fn read_listing(from: impl Read) -> Result<Index, Error> {
                         path: path.to_vec(),
                         kind: match entry.kind {
                             EntryKind::Dir => Kind::Dir,
-                            EntryKind::File { size, stamp } => Kind::File { size, stamp, hash: [0; 32] },
+                            EntryKind::File { size, stamp } => Kind::File {
+                                size,
+                                stamp,
+                                hash: [0; 32],
+                            },
                             EntryKind::Symlink(target) => Kind::Symlink(target.to_vec()),
                         },
                         mode: entry.mode & 0o7777,
@@ -183,7 +242,9 @@ fn read_listing(from: impl Read) -> Result<Index, Error> {
                 })
                 .map_err(|e| broken(graph::error::chain(&e)))?,
             FrameKind::Done => {
-                let listing = decoder.finish(&payload).map_err(|e| broken(graph::error::chain(&e)))?;
+                let listing = decoder
+                    .finish(&payload)
+                    .map_err(|e| broken(graph::error::chain(&e)))?;
                 return Ok(Index { listing, items });
             }
             FrameKind::Fail => {
@@ -216,7 +277,10 @@ fn batches(items: &[Item], wanted: &[usize]) -> Vec<Vec<usize>> {
 }
 
 fn local(what: &str, path: &[u8], e: impl std::fmt::Display) -> Error {
-    Error::environment(format!("cannot {what} `{}` in the store: {e}", String::from_utf8_lossy(path)))
+    Error::environment(format!(
+        "cannot {what} `{}` in the store: {e}",
+        String::from_utf8_lossy(path)
+    ))
 }
 
 /// Makes directories, links and unchanged files; what must be fetched comes after.
@@ -226,31 +290,55 @@ fn prepare(
     kept: &[(usize, usize)],
     from: Option<&(Index, Snapshot)>,
 ) -> Result<(Draft, Vec<Item>), Error> {
-    let draft = store.draft(None).map_err(|e| Error::from_chain(Class::Environment, &e))?;
+    let draft = store
+        .draft(None)
+        .map_err(|e| Error::from_chain(Class::Environment, &e))?;
     let root = open_dir(draft.upper())?;
     for item in &items {
         match &item.kind {
             Kind::Dir if item.path.is_empty() => {}
             Kind::Dir => {
-                rustix::fs::mkdirat(&root, item.path.as_slice(), Mode::from_raw_mode(0o700)).map_err(|e| local("make", &item.path, e))?;
+                rustix::fs::mkdirat(&root, item.path.as_slice(), Mode::from_raw_mode(0o700))
+                    .map_err(|e| local("make", &item.path, e))?;
             }
             Kind::Symlink(target) => {
-                rustix::fs::symlinkat(target.as_slice(), &root, item.path.as_slice()).map_err(|e| local("make", &item.path, e))?;
+                rustix::fs::symlinkat(target.as_slice(), &root, item.path.as_slice())
+                    .map_err(|e| local("make", &item.path, e))?;
                 let times = times_of(item.mtime_ns);
-                rustix::fs::utimensat(&root, item.path.as_slice(), &times, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|e| local("date", &item.path, e))?;
+                rustix::fs::utimensat(
+                    &root,
+                    item.path.as_slice(),
+                    &times,
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )
+                .map_err(|e| local("date", &item.path, e))?;
             }
             Kind::File { .. } => {}
         }
     }
     if let Some((old, snapshot)) = from {
-        let tree = snapshot.tree().map_err(|e| Error::from_chain(Class::Environment, &e))?;
+        let tree = snapshot
+            .tree()
+            .map_err(|e| Error::from_chain(Class::Environment, &e))?;
         for (n, o) in kept {
-            let (Some(item), Some(Item { kind: Kind::File { hash: known, .. }, .. })) = (items.get_mut(*n), old.items.get(*o)) else {
+            let (
+                Some(item),
+                Some(Item {
+                    kind: Kind::File { hash: known, .. },
+                    ..
+                }),
+            ) = (items.get_mut(*n), old.items.get(*o))
+            else {
                 continue;
             };
-            rustix::fs::linkat(tree.root(), item.path.as_slice(), &root, item.path.as_slice(), AtFlags::empty())
-                .map_err(|e| local("link", &item.path, e))?;
+            rustix::fs::linkat(
+                tree.root(),
+                item.path.as_slice(),
+                &root,
+                item.path.as_slice(),
+                AtFlags::empty(),
+            )
+            .map_err(|e| local("link", &item.path, e))?;
             if let Kind::File { hash, .. } = &mut item.kind {
                 *hash = *known;
             }
@@ -260,57 +348,98 @@ fn prepare(
 }
 
 /// Writes the fetched files; answers which of them changed while they were read.
-fn receive(from: impl Read, draft: Draft, mut items: Vec<Item>, batch: &[usize]) -> Result<(Draft, Vec<Item>, Vec<usize>), Error> {
+fn receive(
+    from: impl Read,
+    draft: Draft,
+    mut items: Vec<Item>,
+    batch: &[usize],
+) -> Result<(Draft, Vec<Item>, Vec<usize>), Error> {
     let mut from = BufReader::with_capacity(BUFFER, from);
     let root = open_dir(draft.upper())?;
     let mut payload = Vec::new();
     let mut changed = Vec::new();
     let mut open: Option<(usize, std::fs::File, blake3::Hasher, u64)> = None;
-    let mut dir = DirCache { root: root.as_fd(), path: None, fd: None };
+    let mut dir = DirCache {
+        root: root.as_fd(),
+        path: None,
+        fd: None,
+    };
     loop {
-        let kind = frame::read(&mut from, &mut payload).map_err(|e| broken(graph::error::chain(&e)))?;
+        let kind =
+            frame::read(&mut from, &mut payload).map_err(|e| broken(graph::error::chain(&e)))?;
         let piece = Piece::decode(kind, &payload).map_err(|e| broken(graph::error::chain(&e)))?;
         match (piece, open.as_mut()) {
-            (Piece::Begin { index, size, mode, mtime_ns, stamp }, None) => {
-                let n = *usize::try_from(index).ok().and_then(|i| batch.get(i)).ok_or_else(|| broken("a file nobody asked for"))?;
+            (
+                Piece::Begin {
+                    index,
+                    size,
+                    mode,
+                    mtime_ns,
+                    stamp,
+                },
+                None,
+            ) => {
+                let n = *usize::try_from(index)
+                    .ok()
+                    .and_then(|i| batch.get(i))
+                    .ok_or_else(|| broken("a file nobody asked for"))?;
                 let item = &mut items[n];
                 item.mode = mode & 0o7777;
                 item.mtime_ns = mtime_ns;
-                item.kind = Kind::File { size, stamp, hash: [0; 32] };
+                item.kind = Kind::File {
+                    size,
+                    stamp,
+                    hash: [0; 32],
+                };
                 let file = dir.create(&item.path)?;
                 open = Some((n, file, blake3::Hasher::new(), 0));
             }
             (Piece::Data(bytes), Some((n, file, hasher, len))) => {
-                file.write_all(bytes).map_err(|e| local("write", &items[*n].path, e))?;
+                file.write_all(bytes)
+                    .map_err(|e| local("write", &items[*n].path, e))?;
                 hasher.update(bytes);
                 *len += bytes.len() as u64;
             }
             (Piece::Hole(zeros), Some((n, file, hasher, len))) => {
                 use std::io::Seek;
-                *len = len.checked_add(zeros).ok_or_else(|| broken("a file larger than any disk"))?;
+                *len = len
+                    .checked_add(zeros)
+                    .ok_or_else(|| broken("a file larger than any disk"))?;
                 // A hole counts as what it is: hashing its zeros would take as long as having them.
                 hasher.update(b"\0hole");
                 hasher.update(&zeros.to_le_bytes());
-                file.set_len(*len).and_then(|()| file.seek(std::io::SeekFrom::End(0))).map_err(|e| local("write", &items[*n].path, e))?;
+                file.set_len(*len)
+                    .and_then(|()| file.seek(std::io::SeekFrom::End(0)))
+                    .map_err(|e| local("write", &items[*n].path, e))?;
             }
             (Piece::End { changed: again }, Some(_)) => {
-                let Some((n, file, hasher, len)) = open.take() else { continue };
+                let Some((n, file, hasher, len)) = open.take() else {
+                    continue;
+                };
                 let item = &mut items[n];
                 if let Kind::File { size, hash, .. } = &mut item.kind {
                     *size = len;
                     *hash = *hasher.finalize().as_bytes();
                 }
                 let mode = Mode::from_raw_mode(item.mode & 0o777);
-                rustix::fs::fchmod(&file, mode).map_err(|e| local("set the mode of", &item.path, e))?;
-                rustix::fs::futimens(&file, &times_of(item.mtime_ns)).map_err(|e| local("date", &item.path, e))?;
+                rustix::fs::fchmod(&file, mode)
+                    .map_err(|e| local("set the mode of", &item.path, e))?;
+                rustix::fs::futimens(&file, &times_of(item.mtime_ns))
+                    .map_err(|e| local("date", &item.path, e))?;
                 if again {
                     changed.push(n);
                 }
             }
             (Piece::Missing { index, error }, None) => {
-                let n = usize::try_from(index).ok().and_then(|i| batch.get(i)).ok_or_else(|| broken("a file nobody asked for"))?;
+                let n = usize::try_from(index)
+                    .ok()
+                    .and_then(|i| batch.get(i))
+                    .ok_or_else(|| broken("a file nobody asked for"))?;
                 let path = String::from_utf8_lossy(&items[*n].path).into_owned();
-                return Err(Error::user(format!("`{path}` changed while it was uploaded: {}", error.message)));
+                return Err(Error::user(format!(
+                    "`{path}` changed while it was uploaded: {}",
+                    error.message
+                )));
             }
             (Piece::Done, None) => return Ok((draft, items, changed)),
             (Piece::Fail(e), _) => return Err(link_error(&e)),
@@ -334,16 +463,28 @@ impl DirCache<'_> {
             None => (&[][..], path),
         };
         if self.path.as_deref() != Some(parent) {
-            let at = if parent.is_empty() { b".".as_slice() } else { parent };
+            let at = if parent.is_empty() {
+                b".".as_slice()
+            } else {
+                parent
+            };
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat2(self.root, at, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
-                .map_err(|e| local("open", parent, e))?;
+            let fd = rustix::fs::openat2(
+                self.root,
+                at,
+                flags,
+                Mode::empty(),
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+            )
+            .map_err(|e| local("open", parent, e))?;
             self.fd = Some(fd);
             self.path = Some(parent.to_vec());
         }
         let dir = self.fd.as_ref().map_or(self.root, |f| f.as_fd());
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).map_err(|e| local("create", path, e))?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))
+            .map_err(|e| local("create", path, e))?;
         Ok(fd.into())
     }
 }
@@ -352,20 +493,41 @@ impl DirCache<'_> {
 fn finish_directories(draft: &Draft, items: &[Item]) -> Result<(), Error> {
     let root = open_dir(draft.upper())?;
     for item in items.iter().rev().filter(|i| i.kind == Kind::Dir) {
-        let path = if item.path.is_empty() { b".".as_slice() } else { &item.path };
+        let path = if item.path.is_empty() {
+            b".".as_slice()
+        } else {
+            &item.path
+        };
         let mode = Mode::from_raw_mode(item.mode & 0o777);
-        rustix::fs::chmodat(&root, path, mode, AtFlags::empty()).map_err(|e| local("set the mode of", &item.path, e))?;
-        rustix::fs::utimensat(&root, path, &times_of(item.mtime_ns), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| local("date", &item.path, e))?;
+        rustix::fs::chmodat(&root, path, mode, AtFlags::empty())
+            .map_err(|e| local("set the mode of", &item.path, e))?;
+        rustix::fs::utimensat(
+            &root,
+            path,
+            &times_of(item.mtime_ns),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|e| local("date", &item.path, e))?;
     }
     Ok(())
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Error> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| local("open", path.as_os_str().as_encoded_bytes(), e))
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| local("open", path.as_os_str().as_encoded_bytes(), e))
 }
 
 fn times_of(mtime_ns: i64) -> Timestamps {
-    let at = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _ };
-    Timestamps { last_access: at, last_modification: at }
+    let at = Timespec {
+        tv_sec: mtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: mtime_ns.rem_euclid(1_000_000_000) as _,
+    };
+    Timestamps {
+        last_access: at,
+        last_modification: at,
+    }
 }

@@ -86,16 +86,44 @@ impl Edit {
             h.opt(o.map(|(u, g)| (u64::from(u) << 32) | u64::from(g)));
         };
         match self {
-            Self::WriteFile { path, contents, mode, owner: o } => {
-                h.str("write").str(path).bytes(contents).num(u64::from(*mode));
+            Self::WriteFile {
+                path,
+                contents,
+                mode,
+                owner: o,
+            } => {
+                h.str("write")
+                    .str(path)
+                    .bytes(contents)
+                    .num(u64::from(*mode));
                 owner(h, o);
             }
-            Self::MakeDir { path, mode, owner: o } => {
+            Self::MakeDir {
+                path,
+                mode,
+                owner: o,
+            } => {
                 h.str("mkdir").str(path).num(u64::from(*mode));
                 owner(h, o);
             }
-            Self::Copy { kind, from, to, include, exclude, owner: o, mode } => {
-                h.str(if *kind == CopyKind::Dir { "copy-dir" } else { "copy-file" }).str(from).str(to).list(include).list(exclude);
+            Self::Copy {
+                kind,
+                from,
+                to,
+                include,
+                exclude,
+                owner: o,
+                mode,
+            } => {
+                h.str(if *kind == CopyKind::Dir {
+                    "copy-dir"
+                } else {
+                    "copy-file"
+                })
+                .str(from)
+                .str(to)
+                .list(include)
+                .list(exclude);
                 owner(h, o);
                 h.opt(mode.map(u64::from));
             }

@@ -145,14 +145,30 @@ impl ExecPlan {
         for (k, s) in &self.secret_env {
             h.str(k).str(&s.id.to_string());
         }
-        h.str(&self.cwd).str(&self.user).str(&self.root_path).num(self.mounts.len() as u64);
+        h.str(&self.cwd)
+            .str(&self.user)
+            .str(&self.root_path)
+            .num(self.mounts.len() as u64);
         for m in &self.mounts {
             h.str(&m.target);
             match &m.source {
-                PlannedSource::Tree { input, path, output, readonly } => {
-                    h.str("tree").opt(input.map(|i| i as u64)).str(path).num(u64::from(*output)).num(u64::from(*readonly))
-                }
-                PlannedSource::Cache { key, sharing, seed, owner } => {
+                PlannedSource::Tree {
+                    input,
+                    path,
+                    output,
+                    readonly,
+                } => h
+                    .str("tree")
+                    .opt(input.map(|i| i as u64))
+                    .str(path)
+                    .num(u64::from(*output))
+                    .num(u64::from(*readonly)),
+                PlannedSource::Cache {
+                    key,
+                    sharing,
+                    seed,
+                    owner,
+                } => {
                     h.str("cache").str(key).num(*sharing as u64);
                     match seed {
                         Some((i, p)) => h.num(*i as u64 + 1).str(p),
@@ -161,20 +177,31 @@ impl ExecPlan {
                     h.opt(owner.map(|(u, g)| (u64::from(u) << 32) | u64::from(g)))
                 }
                 PlannedSource::Temp { size } => h.str("temp").opt(*size),
-                PlannedSource::Secret { secret, mode, owner } => h
+                PlannedSource::Secret {
+                    secret,
+                    mode,
+                    owner,
+                } => h
                     .str("secret")
                     .str(&secret.id.to_string())
                     .num(u64::from(*mode))
                     .num((u64::from(owner.0) << 32) | u64::from(owner.1)),
-                PlannedSource::Socket { socket, owner } => {
-                    h.str("socket").str(&socket.id.to_string()).num((u64::from(owner.0) << 32) | u64::from(owner.1))
-                }
+                PlannedSource::Socket { socket, owner } => h
+                    .str("socket")
+                    .str(&socket.id.to_string())
+                    .num((u64::from(owner.0) << 32) | u64::from(owner.1)),
             };
         }
         match &self.expect {
-            Expect::Success => { h.str("success"); }
-            Expect::Failure => { h.str("failure"); }
-            Expect::Any(max) => { h.str("any").num(*max as u64); }
+            Expect::Success => {
+                h.str("success");
+            }
+            Expect::Failure => {
+                h.str("failure");
+            }
+            Expect::Any(max) => {
+                h.str("any").num(*max as u64);
+            }
             Expect::Codes(codes) => {
                 h.str("codes").num(codes.len() as u64);
                 for c in codes {
@@ -189,7 +216,9 @@ impl ExecPlan {
         for r in [&self.redirect_stdout, &self.redirect_stderr] {
             h.str(r.as_deref().unwrap_or(""));
         }
-        h.num(u64::from(self.privileged) | u64::from(self.nesting) << 1 | u64::from(self.init) << 2);
+        h.num(
+            u64::from(self.privileged) | u64::from(self.nesting) << 1 | u64::from(self.init) << 2,
+        );
         // A service counts by its names alone: its host name is a digest of its recipe, its state is nobody's business.
         let mut names: Vec<String> = self.services.iter().flat_map(Binding::names).collect();
         names.sort_unstable();
@@ -204,7 +233,11 @@ impl ExecPlan {
     /// Program and arguments on one line, shortened.
     pub fn command(&self) -> String {
         let line = self.argv.join(" ");
-        let mut short: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect();
+        let mut short: String = line
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(120)
+            .collect();
         if short.len() < line.len() {
             short.push('…');
         }
@@ -213,7 +246,10 @@ impl ExecPlan {
 
     /// The number of output trees, the root filesystem included.
     pub fn outputs(&self) -> u32 {
-        let trees = self.mounts.iter().filter(|m| matches!(m.source, PlannedSource::Tree { .. }));
+        let trees = self
+            .mounts
+            .iter()
+            .filter(|m| matches!(m.source, PlannedSource::Tree { .. }));
         1 + trees.count() as u32
     }
 }
@@ -246,7 +282,11 @@ impl ExecResult {
         let (len, rest) = rest.split_first_chunk::<8>()?;
         let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
         let (stdout, stderr) = rest.split_at_checked(len)?;
-        Some(Self { exit_code: i32::from_le_bytes(*code), stdout: stdout.into(), stderr: stderr.into() })
+        Some(Self {
+            exit_code: i32::from_le_bytes(*code),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        })
     }
 }
 
@@ -256,7 +296,11 @@ mod tests {
 
     #[test]
     fn results_read_back() {
-        let r = ExecResult { exit_code: 3, stdout: b"out"[..].into(), stderr: b""[..].into() };
+        let r = ExecResult {
+            exit_code: 3,
+            stdout: b"out"[..].into(),
+            stderr: b""[..].into(),
+        };
         assert_eq!(ExecResult::decode(&r.encode()), Some(r));
         assert_eq!(ExecResult::decode(b"xx"), None);
     }
@@ -264,8 +308,16 @@ mod tests {
     #[test]
     fn expectations_follow_the_documented_ranges() {
         assert!(Expect::Success.accepts(0) && !Expect::Success.accepts(1));
-        assert!(Expect::Failure.accepts(127) && !Expect::Failure.accepts(0) && !Expect::Failure.accepts(128));
-        assert!(Expect::Any(127).accepts(0) && !Expect::Any(127).accepts(255) && Expect::Any(255).accepts(255));
+        assert!(
+            Expect::Failure.accepts(127)
+                && !Expect::Failure.accepts(0)
+                && !Expect::Failure.accepts(128)
+        );
+        assert!(
+            Expect::Any(127).accepts(0)
+                && !Expect::Any(127).accepts(255)
+                && Expect::Any(255).accepts(255)
+        );
         assert!(Expect::Codes(vec![0, 42]).accepts(42) && !Expect::Codes(vec![0, 42]).accepts(1));
     }
 }

@@ -125,19 +125,30 @@ pub struct Done {
 impl Node {
     /// A node with its key.
     pub fn new(key: Key, op: Op, inputs: Vec<Option<Output>>) -> Arc<Self> {
-        Arc::new(Self { key, op, inputs, done: OnceLock::new() })
+        Arc::new(Self {
+            key,
+            op,
+            inputs,
+            done: OnceLock::new(),
+        })
     }
 
     /// A tree known by its content digest.
     pub fn given(digest: &str, snapshot: Snapshot) -> Output {
         let key = KeyHasher::new("given").str(digest).finish();
-        Output { node: Self::new(key, Op::Given(snapshot), vec![]), index: 0 }
+        Output {
+            node: Self::new(key, Op::Given(snapshot), vec![]),
+            index: 0,
+        }
     }
 
     /// An image's root filesystem.
     pub fn image(pin: ImagePin) -> Output {
         let key = KeyHasher::new("image").str(&pin.manifest_digest).finish();
-        Output { node: Self::new(key, Op::Image(pin), vec![]), index: 0 }
+        Output {
+            node: Self::new(key, Op::Image(pin), vec![]),
+            index: 0,
+        }
     }
 
     /// `base` changed by `edit`; `sources` are the trees the edit copies from.
@@ -152,7 +163,10 @@ impl Node {
                 None => h.str("empty"),
             };
         }
-        Output { node: Self::new(h.finish(), Op::Edit(edit), inputs), index: 0 }
+        Output {
+            node: Self::new(h.finish(), Op::Edit(edit), inputs),
+            index: 0,
+        }
     }
 }
 

@@ -24,7 +24,12 @@ impl Ctx {
         done.outputs
             .get(output.index as usize)
             .cloned()
-            .ok_or_else(|| Error::internal(format!("node {:?} has no output {}", output.node.key, output.index)))
+            .ok_or_else(|| {
+                Error::internal(format!(
+                    "node {:?} has no output {}",
+                    output.node.key, output.index
+                ))
+            })
     }
 
     /// All of a node's results.
@@ -47,12 +52,19 @@ impl Ctx {
             .flights
             .join(self.flight_key(node), move || ctx.compute(work))
             .await
-            .unwrap_or_else(|| Err(Error::internal("a step ended without an answer; please report this")));
+            .unwrap_or_else(|| {
+                Err(Error::internal(
+                    "a step ended without an answer; please report this",
+                ))
+            });
         match outcome {
             Ok(done) => Ok(node.done.get_or_init(|| done).clone()),
             Err(error) => {
                 // A service that did not start may start the next time: only what a process itself did is remembered.
-                if matches!(node.op, Op::Exec(_)) && error.class() == Class::User && error.extensions().is_some() {
+                if matches!(node.op, Op::Exec(_))
+                    && error.class() == Class::User
+                    && error.extensions().is_some()
+                {
                     self.session.remember_failure(node.key, error.clone());
                 }
                 Err(error)
@@ -63,16 +75,25 @@ impl Ctx {
     /// The results in the persistent cache.
     fn known(&self, node: &Node) -> Option<Arc<Done>> {
         let done = match &node.op {
-            Op::Given(snapshot) => Done { outputs: vec![snapshot.clone()], exec: None },
+            Op::Given(snapshot) => Done {
+                outputs: vec![snapshot.clone()],
+                exec: None,
+            },
             Op::Image(_) | Op::Edit(_) => {
                 let record = self.engine.store.results().get(&node.key.0)?;
-                Done { outputs: record.outputs, exec: None }
+                Done {
+                    outputs: record.outputs,
+                    exec: None,
+                }
             }
             Op::Exec(plan) => {
                 let record = self.engine.store.results().get(&node.key.0)?;
                 let exec = Some(ExecResult::decode(&record.extra)?);
                 self.session.progress.step_cached(&plan.label(), self.span);
-                Done { outputs: record.outputs, exec }
+                Done {
+                    outputs: record.outputs,
+                    exec,
+                }
             }
         };
         Some(Arc::new(done))
@@ -82,7 +103,12 @@ impl Ctx {
     /// these end with it.
     fn flight_key(&self, node: &Node) -> Key {
         match &node.op {
-            Op::Exec(plan) if !plan.services.is_empty() || plan.nesting => KeyHasher::new("in session").bytes(&node.key.0).str(&self.session.id).finish(),
+            Op::Exec(plan) if !plan.services.is_empty() || plan.nesting => {
+                KeyHasher::new("in session")
+                    .bytes(&node.key.0)
+                    .str(&self.session.id)
+                    .finish()
+            }
             _ => node.key,
         }
     }
@@ -94,29 +120,54 @@ impl Ctx {
 
     async fn work(&self, node: &Arc<Node>) -> Outcome {
         let done = match &node.op {
-            Op::Given(snapshot) => Done { outputs: vec![snapshot.clone()], exec: None },
+            Op::Given(snapshot) => Done {
+                outputs: vec![snapshot.clone()],
+                exec: None,
+            },
             Op::Image(pin) => {
                 let snapshot = container::image::unpacked(self, pin).await?;
-                self.record(node.key, std::slice::from_ref(&snapshot), &[], &format!("image {}", pin.stack.reference));
-                Done { outputs: vec![snapshot], exec: None }
+                self.record(
+                    node.key,
+                    std::slice::from_ref(&snapshot),
+                    &[],
+                    &format!("image {}", pin.stack.reference),
+                );
+                Done {
+                    outputs: vec![snapshot],
+                    exec: None,
+                }
             }
             Op::Edit(_) => {
                 let snapshot = self.edit(node).await?;
-                self.record(node.key, std::slice::from_ref(&snapshot), &[], "file change");
-                Done { outputs: vec![snapshot], exec: None }
+                self.record(
+                    node.key,
+                    std::slice::from_ref(&snapshot),
+                    &[],
+                    "file change",
+                );
+                Done {
+                    outputs: vec![snapshot],
+                    exec: None,
+                }
             }
             Op::Exec(plan) => {
                 let inputs = self.inputs(&node.inputs).await?;
                 let (outputs, result) = container::run::run(self, plan, &inputs).await?;
                 self.record(node.key, &outputs, &result.encode(), &plan.label());
-                Done { outputs, exec: Some(result) }
+                Done {
+                    outputs,
+                    exec: Some(result),
+                }
             }
         };
         Ok(Arc::new(done))
     }
 
     fn record(&self, key: Key, outputs: &[Snapshot], extra: &[u8], description: &str) {
-        self.engine.store.results().put(&key.0, outputs, extra, description);
+        self.engine
+            .store
+            .results()
+            .put(&key.0, outputs, extra, description);
     }
 
     /// Evaluates all inputs of a node at once; the empty tree stands for a missing one.
@@ -124,7 +175,11 @@ impl Ctx {
         futures::future::try_join_all(inputs.iter().map(|input| async move {
             match input {
                 Some(o) => self.evaluate(o).await,
-                None => self.engine.store.empty().map_err(|e| Error::from_chain(Class::Environment, &e)),
+                None => self
+                    .engine
+                    .store
+                    .empty()
+                    .map_err(|e| Error::from_chain(Class::Environment, &e)),
             }
         }))
         .await
@@ -135,7 +190,9 @@ impl Ctx {
         let mut batch: Vec<Arc<Node>> = vec![top.clone()];
         let base = loop {
             let Some(last) = batch.last() else { break None };
-            let Some(below) = last.inputs.first().cloned().flatten() else { break None };
+            let Some(below) = last.inputs.first().cloned().flatten() else {
+                break None;
+            };
             let unfinished = matches!(&below.node.op, Op::Edit(e) if !matches!(e, Edit::Diff { .. }))
                 && !matches!(&last.op, Op::Edit(Edit::Diff { .. }))
                 && below.node.done.get().is_none()
@@ -154,15 +211,29 @@ impl Ctx {
         batch.reverse();
         let mut sources = Vec::with_capacity(batch.len());
         for node in &batch {
-            let of_node = futures::future::try_join_all(node.inputs.iter().skip(1).flatten().map(|o| self.evaluate(o))).await?;
+            let of_node = futures::future::try_join_all(
+                node.inputs
+                    .iter()
+                    .skip(1)
+                    .flatten()
+                    .map(|o| self.evaluate(o)),
+            )
+            .await?;
             sources.push(of_node.into_iter().next());
         }
         let store = self.engine.store.clone();
         self.engine
             .blocking(move || {
-                let environment = |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
-                let replaces = matches!(batch.first().map(|n| &n.op), Some(Op::Edit(Edit::Diff { .. })));
-                let draft = store.draft(if replaces { None } else { parent.as_ref() }).map_err(|e| environment(&e))?;
+                let environment = |e: &(dyn std::error::Error + 'static)| {
+                    Error::from_chain(Class::Environment, e)
+                };
+                let replaces = matches!(
+                    batch.first().map(|n| &n.op),
+                    Some(Op::Edit(Edit::Diff { .. }))
+                );
+                let draft = store
+                    .draft(if replaces { None } else { parent.as_ref() })
+                    .map_err(|e| environment(&e))?;
                 {
                     let tree = draft.tree().map_err(|e| environment(&e))?;
                     for (node, source) in batch.iter().zip(&sources) {
@@ -177,26 +248,58 @@ impl Ctx {
 }
 
 /// Applies one edit to a writable tree.
-fn apply(tree: &Tree, edit: &Edit, base: Option<&Snapshot>, source: Option<&Snapshot>) -> Result<(), Error> {
-    let environment = |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
-    let source_tree = || source.map(|s| s.tree().map_err(|e| environment(&e))).transpose();
+fn apply(
+    tree: &Tree,
+    edit: &Edit,
+    base: Option<&Snapshot>,
+    source: Option<&Snapshot>,
+) -> Result<(), Error> {
+    let environment =
+        |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
+    let source_tree = || {
+        source
+            .map(|s| s.tree().map_err(|e| environment(&e)))
+            .transpose()
+    };
     let result = match edit {
-        Edit::WriteFile { path, contents, mode, owner } => tree.write_file(path, contents, *mode, *owner),
+        Edit::WriteFile {
+            path,
+            contents,
+            mode,
+            owner,
+        } => tree.write_file(path, contents, *mode, *owner),
         Edit::MakeDir { path, mode, owner } => tree.make_dir(path, *mode, *owner),
-        Edit::Copy { kind, from, to, include, exclude, owner, mode } => {
+        Edit::Copy {
+            kind,
+            from,
+            to,
+            include,
+            exclude,
+            owner,
+            mode,
+        } => {
             let source = source_tree()?;
-            let options = CopyOptions { include: include.clone(), exclude: exclude.clone(), owner: *owner, mode: *mode };
+            let options = CopyOptions {
+                include: include.clone(),
+                exclude: exclude.clone(),
+                owner: *owner,
+                mode: *mode,
+            };
             match (kind, source) {
                 (CopyKind::Dir, Some(source)) => tree.copy_dir(&source, from, to, &options),
                 (CopyKind::Dir, None) => tree.make_dir(to, 0o755, *owner),
                 (CopyKind::File, Some(source)) => tree.copy_file(&source, from, to, &options),
-                (CopyKind::File, None) => return Err(Error::user(format!("{from}: no such file or directory"))),
+                (CopyKind::File, None) => {
+                    return Err(Error::user(format!("{from}: no such file or directory")));
+                }
             }
         }
         Edit::Remove { paths } => paths.iter().try_for_each(|p| tree.remove(p)),
         Edit::SetTimes { path, seconds } => tree.set_times(path, *seconds),
         Edit::Diff { path } => {
-            let lower = base.map(|s| s.tree().map_err(|e| environment(&e))).transpose()?;
+            let lower = base
+                .map(|s| s.tree().map_err(|e| environment(&e)))
+                .transpose()?;
             match source_tree()? {
                 Some(upper) => tree.diff_from(lower.as_ref(), &upper, path),
                 None => Ok(()),

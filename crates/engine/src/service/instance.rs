@@ -166,6 +166,7 @@ async fn run(
         probes,
     };
     let ready = health::ready(&checks, &target, lines);
+    announce.process = begun.child.pidfd().try_clone_to_owned().ok();
     let tell = || announce.ready(begun.fqdn.clone(), begun.door.clone(), c.ports.to_vec());
     let life = supervise(
         &mut begun.child,

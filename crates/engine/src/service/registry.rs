@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +15,7 @@ use graph::{
     call::Digest,
     error::{Class, Error},
 };
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +69,19 @@ pub struct Running {
     pub ports: Vec<Port>,
     /// Set when it has ended.
     pub ended: CancellationToken,
+    /// Its first process, where it has one: readable when that has ended.
+    process: Option<OwnedFd>,
+}
+
+impl Running {
+    /// Has its process ended, though its end is not dealt with yet?
+    fn is_ending(&self) -> bool {
+        let Some(process) = &self.process else {
+            return false;
+        };
+        let mut polled = [PollFd::new(process, PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+    }
 }
 
 /// A running service in use. Dropping it is the end of the use.
@@ -140,6 +155,12 @@ impl Services {
                     let running = outcome.unwrap_or_else(|| {
                         Err(Error::internal("a service's start ended without an answer"))
                     })?;
+                    if running.is_ending() {
+                        // It died just now: the next one is asked for when it is gone.
+                        drop(seat);
+                        running.ended.cancelled().await;
+                        continue;
+                    }
                     return Ok(Use {
                         _seat: seat,
                         running,
@@ -301,6 +322,7 @@ fn spawn(ctx: Ctx, service: Service, mut controls: Controls, tell: watch::Sender
             controls.ended.clone(),
         );
         let mut announce = Announce {
+            process: None,
             tell: &tell,
             ended: &controls.ended.clone(),
             state: &controls.state.clone(),
@@ -348,6 +370,8 @@ impl Drop for Gone {
 
 /// An instance's way to tell that it is ready.
 pub(super) struct Announce<'a> {
+    /// The first process of what is announced.
+    pub(super) process: Option<OwnedFd>,
     tell: &'a watch::Sender<Option<Outcome>>,
     ended: &'a CancellationToken,
     state: &'a Mutex<State>,
@@ -357,10 +381,12 @@ pub(super) struct Announce<'a> {
 impl Announce<'_> {
     /// It is.
     pub(super) fn ready(&mut self, hostname: String, door: Option<Door>, ports: Vec<Port>) {
+        let process = self.process.take();
         self.tell.send_replace(Some(Ok(Arc::new(Running {
             hostname,
             door,
             ports,
+            process,
             ended: self.ended.clone(),
         }))));
     }

@@ -48,7 +48,6 @@ pub(super) struct Cgroups {
 struct Unified {
     own: OwnedFd,
     name: String,
-    base: OwnedFd,
     confined: Arc<OwnedFd>,
     open: Arc<OwnedFd>,
     guarded: bool,
@@ -243,7 +242,6 @@ impl Unified {
         Ok(Unified {
             own,
             name: name.into(),
-            base,
             confined: Arc::new(confined),
             open: Arc::new(open),
             guarded,
