@@ -413,3 +413,21 @@ fn root_many_starts_and_stops_leave_nothing() {
     assert_eq!(running("mark-often"), 0);
     s.close();
 }
+
+#[test]
+fn root_a_secret_in_a_command_line_is_masked_wherever_it_is_shown() {
+    let Some(lab) = Lab::new() else { return };
+    let s = lab.session();
+    let id = s.text("{setSecret(name:\"line\",plaintext:\"Sup3rS3cret99\"){id");
+    let with = format!(
+        "{{container{{from(address:\"alpine:3.20.2\"){{withSecretVariable(name:\"T\",secret:\"{id}\"){{"
+    );
+    let unknown = format!("{with}withExec(args:[\"/x/Sup3rS3cret99\"],expect:ANY){{stderr");
+    assert_eq!(
+        s.text(&unknown).trim(),
+        "[dumb-init] /x/***: No such file or directory"
+    );
+    let known = format!("{with}withExec(args:[\"echo\",\"Sup3rS3cret99\"]){{stdout");
+    assert_eq!(s.text(&known).trim(), "***");
+    s.close();
+}

@@ -135,7 +135,9 @@ fn root_containers_reach_this_machine_through_a_host_service() {
         let (mut peer, _) = listener.accept().expect("a connection");
         let mut got = String::new();
         peer.read_to_string(&mut got).expect("a half-close arrives");
-        write!(peer, "got {got}").expect("it reads");
+        // In one piece: the other side reads once.
+        peer.write_all(format!("got {got}").as_bytes())
+            .expect("it reads");
     });
     let host = s.text(&format!(
         "{{host{{service(ports:[{{frontend:7001,backend:{port}}}]){{id"

@@ -79,22 +79,33 @@ pub(crate) struct Prepared {
     pub(crate) stderr: OwnedFd,
 }
 
+/// How an exec is shown and recorded.
+pub(crate) fn label(ctx: &Ctx, plan: &ExecPlan) -> String {
+    shown(ctx, plan, &plan.label())
+}
+
+/// A text about an exec with the session's values of its secrets masked. A secret that the session does not have is no
+/// reason to show nothing.
+pub(crate) fn shown(ctx: &Ctx, plan: &ExecPlan, text: &str) -> String {
+    let values: Vec<Plaintext> = secrets(plan).filter_map(|s| s.value(ctx).ok()).collect();
+    Scrubber::new(values.iter().map(Plaintext::reveal)).text(text)
+}
+
+/// All secrets the process will see.
+fn secrets(plan: &ExecPlan) -> impl Iterator<Item = &crate::secret::Secret> {
+    let mounted = plan.mounts.iter().filter_map(|m| match &m.source {
+        PlannedSource::Secret { secret, .. } => Some(secret),
+        _ => None,
+    });
+    plan.secret_env.iter().map(|(_, s)| s).chain(mounted)
+}
+
 /// All secret values the process will see.
 ///
 /// # Errors
 /// A secret without a value in this session.
 pub(crate) fn masked(ctx: &Ctx, plan: &ExecPlan) -> Result<Masked, Error> {
-    let mounted = plan.mounts.iter().filter_map(|m| match &m.source {
-        PlannedSource::Secret { secret, .. } => Some(secret),
-        _ => None,
-    });
-    let values: Result<Vec<_>, _> = plan
-        .secret_env
-        .iter()
-        .map(|(_, s)| s)
-        .chain(mounted)
-        .map(|s| s.value(ctx))
-        .collect();
+    let values: Result<Vec<_>, _> = secrets(plan).map(|s| s.value(ctx)).collect();
     Ok(Masked(Arc::new(values?)))
 }
 

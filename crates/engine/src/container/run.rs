@@ -34,7 +34,10 @@ pub async fn run(
 ) -> Result<(Vec<Snapshot>, ExecResult), Error> {
     // Before the step is shown and before a slot is taken: services may need execs themselves.
     let bound = service::bind(ctx, &plan.services).await?;
-    let step = ctx.session.progress.step(&plan.label(), ctx.span);
+    let step = ctx
+        .session
+        .progress
+        .step(&prepare::label(ctx, plan), ctx.span);
     let outcome = run_step(ctx, plan, inputs, &bound, &step).await;
     match &outcome {
         Ok(_) => step.done(),
@@ -103,6 +106,7 @@ async fn run_step(
             let Some((said, code)) = prepare::unknown_program(plan, &e) else {
                 return Err(fail(&graph::error::chain(&e)));
             };
+            let said = masked.scrubber().text(&said);
             if plan.expect.accepts(code) {
                 let outputs = commit(ctx, std::mem::take(&mut held.drafts)).await?;
                 let result = ExecResult {

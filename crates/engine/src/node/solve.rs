@@ -89,7 +89,9 @@ impl Ctx {
             Op::Exec(plan) => {
                 let record = self.engine.store.results().get(&node.key.0)?;
                 let exec = Some(ExecResult::decode(&record.extra)?);
-                self.session.progress.step_cached(&plan.label(), self.span);
+                self.session
+                    .progress
+                    .step_cached(&container::prepare::label(self, plan), self.span);
                 Done {
                     outputs: record.outputs,
                     exec,
@@ -153,7 +155,12 @@ impl Ctx {
             Op::Exec(plan) => {
                 let inputs = self.inputs(&node.inputs).await?;
                 let (outputs, result) = container::run::run(self, plan, &inputs).await?;
-                self.record(node.key, &outputs, &result.encode(), &plan.label());
+                self.record(
+                    node.key,
+                    &outputs,
+                    &result.encode(),
+                    &container::prepare::label(self, plan),
+                );
                 Done {
                     outputs,
                     exec: Some(result),

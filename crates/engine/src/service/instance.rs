@@ -108,7 +108,11 @@ pub(super) async fn live(
         Err(why) => return Err(Error::user(why.as_str())),
     };
     let step = ctx.session.progress.step(
-        &format!("service {}: {}", service.hostname, plan.command()),
+        &prepare::shown(
+            ctx,
+            plan,
+            &format!("service {}: {}", service.hostname, plan.command()),
+        ),
         ctx.span,
     );
     let outcome = run(ctx, service, c, (plan, inputs), controls, announce, &step).await;
