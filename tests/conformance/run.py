@@ -442,6 +442,7 @@ class Run:
         run_id = hashlib.sha256(f"{os.getpid()}{time.time_ns()}{case['name']}".encode()).hexdigest()[:12]
         self.names = {"registry": self.registry, "workdir": str(self.workdir), "run": run_id}
         self.sessions, self.servers, self.diffs = {}, [], []
+        self.starting = threading.Lock()  # parallel steps share sessions
         self.record = opts.record
 
     def subst(self, s, escape=False):
@@ -473,9 +474,10 @@ class Run:
         return e
 
     def session(self, name="main"):
-        if name not in self.sessions:
-            self.sessions[name] = Session(self.opts.cli, self.workdir, self.case.get("view", DEFAULT_VIEW), self.env(), self.case.get("labels"))
-        return self.sessions[name]
+        with self.starting:
+            if name not in self.sessions:
+                self.sessions[name] = Session(self.opts.cli, self.workdir, self.case.get("view", DEFAULT_VIEW), self.env(), self.case.get("labels"))
+            return self.sessions[name]
 
     def post(self, step):
         body = {"query": self.subst(doc(step["query"]), escape=True)}
