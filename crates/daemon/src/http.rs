@@ -42,8 +42,15 @@ pub(crate) async fn gone(conn: Conn) {
         .await;
 }
 
+/// Most of a refused request's body that is read, in bytes: a client that still writes would not see the answer.
+const REFUSED_MAX: usize = 1 << 20;
+
 async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
     if !authorised(&request, &ctx.client.info.token) {
+        // What is longer is cut off with the connection.
+        let _ = Limited::new(request.into_body(), REFUSED_MAX)
+            .collect()
+            .await;
         let mut refused = problem(StatusCode::UNAUTHORIZED, "wrong or missing session token");
         refused.headers_mut().insert(
             header::WWW_AUTHENTICATE,

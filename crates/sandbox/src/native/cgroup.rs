@@ -190,14 +190,26 @@ impl Cgroups {
     }
 }
 
+/// How often the engine's own group is tried to be removed at the end.
+const LAST_TRIES: usize = 100;
+/// Between two tries.
+const LAST_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 impl Drop for Cgroups {
     fn drop(&mut self) {
         if let Some(unified) = &self.unified {
             remove_tree(unified.own.as_fd(), &unified.name, 0);
         }
         if let Some(memory) = &self.memory {
-            // Privileged containers share the group and may have made groups below it.
-            remove_tree(memory.own.as_fd(), &memory.name, 0);
+            // Privileged containers share the group and may have made groups below it. The threads that start containers
+            // are in it, and one that is just ending keeps it busy for a moment.
+            for _ in 0..LAST_TRIES {
+                remove_tree(memory.own.as_fd(), &memory.name, 0);
+                if open(memory.own.as_fd(), &memory.name).is_err() {
+                    break;
+                }
+                std::thread::sleep(LAST_PAUSE);
+            }
         }
     }
 }
