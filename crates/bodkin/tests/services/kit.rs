@@ -260,16 +260,25 @@ pub(crate) fn processes() -> Vec<Process> {
     .collect()
 }
 
-/// Containers whose program's command line holds this.
+/// A word for command lines that no other run of these tests uses at the same time.
+pub(crate) fn mark(name: &str) -> String {
+    format!("mark-{name}-of-{}", std::process::id())
+}
+
+/// Containers whose command line holds this, by their inits: programs fork.
+pub(crate) fn inits(mark: &str) -> Vec<i32> {
+    let inits = processes()
+        .into_iter()
+        .filter(|p| p.cmdline.starts_with("/.init"));
+    inits
+        .filter(|p| p.cmdline.contains(mark))
+        .map(|p| p.pid)
+        .collect()
+}
+
+/// How many containers are running whose command line holds this.
 pub(crate) fn running(mark: &str) -> usize {
-    processes()
-        .iter()
-        .filter(|p| {
-            p.cmdline.contains(mark)
-                && !p.cmdline.starts_with("/.init")
-                && !p.cmdline.contains("bodkin")
-        })
-        .count()
+    inits(mark).len()
 }
 
 /// Waits until it is so; how long it took.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::kit::{Lab, Session, args, quoted, running, until};
+use crate::kit::{Lab, Session, args, inits, mark, quoted, running, until};
 
 /// A web server that can be found among the machine's processes by its mark.
 fn web(s: &Session, mark: &str) -> String {
@@ -46,7 +46,8 @@ fn shell(s: &Session, before: &str, command: &str) -> String {
 #[test]
 fn root_a_session_takes_its_services_with_it() {
     let Some(lab) = Lab::new() else { return };
-    for (mark, kill) in [("mark-close", false), ("mark-kill", true)] {
+    for (name, kill) in [("close", false), ("kill", true)] {
+        let mark = &mark(name);
         let s = lab.session();
         for i in 0..5 {
             s.get(&field(&web(&s, &format!("{mark}-{i}")), "start"));
@@ -67,12 +68,12 @@ fn root_a_session_takes_its_services_with_it() {
 fn root_an_engine_that_is_killed_takes_all_services_with_it() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
-    s.get(&field(&web(&s, "mark-engine"), "start"));
+    s.get(&field(&web(&s, &mark("engine")), "start"));
     let engine =
         rustix::process::Pid::from_raw(lab.engine().expect("an engine")).expect("a process");
     rustix::process::kill_process(engine, rustix::process::Signal::KILL).expect("it runs");
     until("the service is gone", Duration::from_secs(2), || {
-        running("mark-engine") == 0
+        running(&mark("engine")) == 0
     });
 }
 
@@ -80,14 +81,14 @@ fn root_an_engine_that_is_killed_takes_all_services_with_it() {
 fn root_a_service_stays_ten_seconds_after_its_last_use() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
-    let id = web(&s, "mark-grace");
+    let id = web(&s, &mark("grace"));
     assert_eq!(
         s.text(&beside(&id, "curl -sS -m 20 http://it/; : 1")),
-        "mark-grace"
+        mark("grace")
     );
     let first = Instant::now();
     assert_eq!(
-        running("mark-grace"),
+        running(&mark("grace")),
         1,
         "it is there for whoever comes next"
     );
@@ -96,20 +97,20 @@ fn root_a_service_stays_ten_seconds_after_its_last_use() {
     });
     assert_eq!(
         s.text(&beside(&id, "curl -sS -m 20 http://it/; : 2")),
-        "mark-grace"
+        mark("grace")
     );
     let last = Instant::now();
     until("it is gone", Duration::from_secs(15), || {
-        running("mark-grace") == 0
+        running(&mark("grace")) == 0
     });
     let stayed = last.elapsed().as_secs_f64();
     assert!((9.5..12.0).contains(&stayed), "{stayed} s");
     // What is known needs no service.
     assert_eq!(
         s.text(&beside(&id, "curl -sS -m 20 http://it/; : 1")),
-        "mark-grace"
+        mark("grace")
     );
-    assert_eq!(running("mark-grace"), 0);
+    assert_eq!(running(&mark("grace")), 0);
     s.close();
 }
 
@@ -120,11 +121,14 @@ fn root_stopping_asks_first_and_kills_when_told() {
     let id = shell(
         &s,
         "",
-        "trap 'echo asked; sleep 0.4; exit 0' TERM; echo mark-stop; while :; do sleep 0.05; done",
+        &format!(
+            "trap 'echo asked; sleep 0.4; exit 0' TERM; echo {}; while :; do sleep 0.05; done",
+            mark("stop")
+        ),
     );
     s.get(&field(&id, "start"));
     until("it speaks", Duration::from_secs(5), || {
-        s.text(&field(&id, "logs")).contains("mark-stop")
+        s.text(&field(&id, "logs")).contains(&mark("stop"))
     });
     let began = Instant::now();
     s.get(&field(&id, "stop"));
@@ -133,20 +137,23 @@ fn root_stopping_asks_first_and_kills_when_told() {
         "its handler is waited for"
     );
     assert!(s.text(&field(&id, "logs")).contains("asked"));
-    assert_eq!(running("mark-stop"), 0);
+    assert_eq!(running(&mark("stop")), 0);
 
     let deaf = shell(
         &s,
         "",
-        "trap '' TERM; echo mark-deaf; while :; do sleep 0.05; done",
+        &format!(
+            "trap '' TERM; echo {}; while :; do sleep 0.05; done",
+            mark("deaf")
+        ),
     );
     s.get(&field(&deaf, "start"));
     until("it speaks", Duration::from_secs(5), || {
-        s.text(&field(&deaf, "logs")).contains("mark-deaf")
+        s.text(&field(&deaf, "logs")).contains(&mark("deaf"))
     });
     thread::scope(|scope| {
         let waiting = scope.spawn(|| s.get(&field(&deaf, "stop")));
-        assert!(!waiting.is_finished() && running("mark-deaf") > 0);
+        assert!(!waiting.is_finished() && running(&mark("deaf")) > 0);
         let began = Instant::now();
         s.get(&field(&deaf, "stop(kill:true)"));
         assert!(
@@ -156,7 +163,7 @@ fn root_stopping_asks_first_and_kills_when_told() {
         );
         waiting.join().expect("both return");
     });
-    assert_eq!(running("mark-deaf"), 0);
+    assert_eq!(running(&mark("deaf")), 0);
     s.close();
 }
 
@@ -164,28 +171,21 @@ fn root_stopping_asks_first_and_kills_when_told() {
 fn root_a_service_that_died_is_started_again() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
-    let id = web(&s, "mark-dies");
+    let id = web(&s, &mark("dies"));
     s.get(&field(&id, "start"));
-    let pid = crate::kit::processes()
-        .into_iter()
-        .find(|p| p.cmdline.contains("mark-dies") && !p.cmdline.contains("bodkin"))
-        .expect("it runs")
-        .pid;
     // The container's first process is its init.
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid).expect("a process"),
-        rustix::process::Signal::KILL,
-    )
-    .expect("it runs");
+    let init = inits(&mark("dies")).pop().expect("it runs");
+    let pid = rustix::process::Pid::from_raw(init).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
     until("it is gone", Duration::from_secs(5), || {
-        running("mark-dies") == 0
+        !std::path::Path::new(&format!("/proc/{init}")).exists()
     });
     assert_eq!(
         s.text(&beside(
             &id,
             "curl -sS -m 20 --retry 3 --retry-connrefused http://it/"
         )),
-        "mark-dies"
+        mark("dies")
     );
     s.close();
 }
@@ -198,22 +198,22 @@ fn root_one_instance_per_session_however_many_ask() {
         for s in &sessions {
             for ask in 0..3 {
                 scope.spawn(move || {
-                    let id = web(s, "mark-shared");
+                    let id = web(s, &mark("shared"));
                     assert_eq!(
                         s.text(&beside(
                             &id,
                             &format!("curl -sS -m 60 http://it/; : {ask} {}", s.pid())
                         )),
-                        "mark-shared"
+                        mark("shared")
                     );
                 });
             }
         }
     });
-    assert_eq!(running("mark-shared"), 20);
+    assert_eq!(running(&mark("shared")), 20);
     drop(sessions);
     until("all are gone", Duration::from_secs(2), || {
-        running("mark-shared") == 0
+        running(&mark("shared")) == 0
     });
 }
 
@@ -266,7 +266,7 @@ fn root_waits_end_in_time_and_say_what_was_waited_for() {
                 quoted(label),
                 quoted(value)
             ),
-            "sleep 600",
+            &format!("sleep 600; : {}", mark("waits")),
         );
         let began = Instant::now();
         let e = s.error(&field(&id, "start"));
@@ -280,7 +280,7 @@ fn root_waits_end_in_time_and_say_what_was_waited_for() {
     let port = shell(
         &s,
         &format!("withExposedPort(port:81){{{limit}"),
-        "sleep 600",
+        &format!("sleep 600; : {}", mark("waits")),
     );
     let e = s.error(&field(&port, "start"));
     assert!(
@@ -288,7 +288,7 @@ fn root_waits_end_in_time_and_say_what_was_waited_for() {
         "{e}"
     );
     assert_eq!(
-        running("sleep 600"),
+        running(&mark("waits")),
         0,
         "what did not become ready does not stay"
     );
@@ -345,13 +345,13 @@ fn root_labels_and_fields_wait_for_lines_answers_and_commands() {
 fn root_a_bound_service_is_not_reached_by_another_session() {
     let Some(lab) = Lab::new() else { return };
     let (a, b) = (lab.session(), lab.session());
-    let id = web(&a, "mark-private");
+    let id = web(&a, &mark("private"));
     a.get(&field(&id, "start"));
     let address = a.text(&beside(&id, "sed -n 's/\\tit$//p' /etc/hosts"));
     let address = address.trim();
     assert_eq!(
         a.text(&beside(&id, &format!("curl -sS -m 5 http://{address}/"))),
-        "mark-private"
+        mark("private")
     );
     let other = format!(
         "{{container{{from(address:\"alpine:3.20.2\"){{withExec(args:{}){{stdout",
@@ -371,17 +371,17 @@ fn root_a_hundred_services_at_once() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
     let ids: Vec<String> = (0..100)
-        .map(|i| web(&s, &format!("mark-many-{i}")))
+        .map(|i| web(&s, &format!("{}-{i}", mark("many"))))
         .collect();
     thread::scope(|scope| {
         for id in &ids {
             scope.spawn(|| s.get(&field(id, "start")));
         }
     });
-    assert_eq!(running("mark-many"), 100);
+    assert_eq!(running(&mark("many")), 100);
     s.close();
     until("all are gone", Duration::from_secs(2), || {
-        running("mark-many") == 0
+        running(&mark("many")) == 0
     });
 }
 
@@ -389,7 +389,7 @@ fn root_a_hundred_services_at_once() {
 fn root_many_starts_and_stops_leave_nothing() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
-    let id = web(&s, "mark-often");
+    let id = web(&s, &mark("often"));
     let once = || {
         s.get(&field(&id, "start"));
         s.get(&field(&id, "stop(kill:true)"));
@@ -410,7 +410,7 @@ fn root_many_starts_and_stops_leave_nothing() {
     let (after, threads) = held();
     assert!(after <= fds + 20, "descriptors: {fds}, then {after}");
     assert!(threads < 120, "threads: {threads}");
-    assert_eq!(running("mark-often"), 0);
+    assert_eq!(running(&mark("often")), 0);
     s.close();
 }
 
