@@ -59,12 +59,18 @@ async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
         return refused;
     }
     if request.uri().path() != "/query" {
+        let _ = Limited::new(request.into_body(), REFUSED_MAX)
+            .collect()
+            .await;
         return problem(
             StatusCode::NOT_FOUND,
             "no such path: the API is at `/query`",
         );
     }
     if request.method() != Method::POST {
+        let _ = Limited::new(request.into_body(), REFUSED_MAX)
+            .collect()
+            .await;
         return problem(StatusCode::METHOD_NOT_ALLOWED, "queries are sent with POST");
     }
     let body = match Limited::new(request.into_body(), BODY_MAX).collect().await {
