@@ -45,33 +45,33 @@ pub(crate) async fn gone(conn: Conn) {
 /// Most of a refused request's body that is read, in bytes: a client that still writes would not see the answer.
 const REFUSED_MAX: usize = 1 << 20;
 
-async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
-    if !authorised(&request, &ctx.client.info.token) {
-        // What is longer is cut off with the connection.
-        let _ = Limited::new(request.into_body(), REFUSED_MAX)
-            .collect()
-            .await;
+/// Why a request is refused before its body counts; `None` takes it.
+fn refusal(request: &Request<Incoming>, token: &str) -> Option<Answer> {
+    if !authorised(request, token) {
         let mut refused = problem(StatusCode::UNAUTHORIZED, "wrong or missing session token");
         refused.headers_mut().insert(
             header::WWW_AUTHENTICATE,
             header::HeaderValue::from_static("Basic realm=\"Access to the Dagger engine session\""),
         );
-        return refused;
+        return Some(refused);
     }
     if request.uri().path() != "/query" {
-        let _ = Limited::new(request.into_body(), REFUSED_MAX)
-            .collect()
-            .await;
-        return problem(
+        return Some(problem(
             StatusCode::NOT_FOUND,
             "no such path: the API is at `/query`",
-        );
+        ));
     }
-    if request.method() != Method::POST {
+    (request.method() != Method::POST)
+        .then(|| problem(StatusCode::METHOD_NOT_ALLOWED, "queries are sent with POST"))
+}
+
+async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
+    if let Some(refused) = refusal(&request, &ctx.client.info.token) {
+        // What is longer is cut off with the connection.
         let _ = Limited::new(request.into_body(), REFUSED_MAX)
             .collect()
             .await;
-        return problem(StatusCode::METHOD_NOT_ALLOWED, "queries are sent with POST");
+        return refused;
     }
     let body = match Limited::new(request.into_body(), BODY_MAX).collect().await {
         Ok(body) => body.to_bytes(),
