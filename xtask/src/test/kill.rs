@@ -16,7 +16,6 @@ const STEP: &str = r#"{ container { from(address: "alpine") { withExec(args: ["s
 
 /// Returns when the client has ended; what is left then is for the census.
 pub(super) fn engine_in_mid_exec(suite: &Suite) -> Result<()> {
-    suite.serve()?;
     let document = suite.tmp().join("kill.graphql");
     files::write(&document, STEP.as_bytes())?;
     let log = suite.log("kill");
