@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod carry;
 pub mod control;
 pub mod frame;
 pub mod hello;

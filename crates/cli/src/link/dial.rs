@@ -3,13 +3,14 @@
 use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest, copy_bidirectional},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::{TcpListener, UdpSocket, UnixStream},
     sync::Semaphore,
     time::timeout,
 };
 use wire::{
     LinkError, LinkErrorKind, Status,
+    carry::{self, Room},
     frame::{self, Kind},
     link::{Listening, Network},
     pass,
@@ -62,7 +63,7 @@ async fn say_with<T: serde::Serialize>(
 /// Answers a `dial` request and carries the bytes until both sides are done.
 ///
 /// # Errors
-/// A broken connection on either side.
+/// A broken connection to the engine.
 pub async fn dial(
     mut conn: Conn,
     network: Network,
@@ -104,7 +105,10 @@ pub async fn dial(
         say(&mut conn, &Status::Ok(())).await?;
     }
     match peer {
-        Peer::Stream(mut stream) => copy_bidirectional(&mut conn, &mut stream).await.map(|_| ()),
+        Peer::Stream(stream) => {
+            carry::streams(conn, stream, Room::USUAL).await;
+            Ok(())
+        }
         Peer::Datagrams(socket) => datagrams(conn, socket).await,
     }
 }
@@ -204,7 +208,7 @@ pub(super) async fn listen(
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
                 return;
             };
-            let Ok((mut accepted, peer)) = listener.accept().await else {
+            let Ok((accepted, peer)) = listener.accept().await else {
                 // Out of descriptors, most likely: wait for some to be closed.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -213,8 +217,8 @@ pub(super) async fn listen(
             tokio::spawn(async move {
                 let _permit = permit;
                 let _ = accepted.set_nodelay(true);
-                if let Ok(mut to_engine) = server.accepted(stream, peer.to_string()).await {
-                    let _ = copy_bidirectional(&mut accepted, &mut to_engine).await;
+                if let Ok(to_engine) = server.accepted(stream, peer.to_string()).await {
+                    carry::streams(accepted, to_engine, Room::USUAL).await;
                 }
             });
         }

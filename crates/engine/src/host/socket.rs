@@ -14,7 +14,7 @@ use graph::{
     error::Error,
     value::Object,
 };
-use tokio::{io::AsyncWriteExt, net::UnixListener, task::AbortHandle};
+use tokio::{net::UnixListener, task::AbortHandle};
 use wire::{
     LinkRequest,
     link::{Network, read_status},
@@ -122,7 +122,7 @@ impl Drop for SocketProxy {
 }
 
 /// Copies both ways; each side's end reaches the other.
-async fn forward(socket: &Socket, mut stream: tokio::net::UnixStream) {
+async fn forward(socket: &Socket, stream: tokio::net::UnixStream) {
     let request = LinkRequest::Dial {
         network: Network::Unix,
         addr: socket.path.to_string(),
@@ -134,7 +134,5 @@ async fn forward(socket: &Socket, mut stream: tokio::net::UnixStream) {
     if read_status::<()>(&mut remote).await.is_err() {
         return;
     }
-    // A connection that breaks is over; there is nobody to tell.
-    let _ = tokio::io::copy_bidirectional(&mut stream, &mut remote).await;
-    let _ = stream.shutdown().await;
+    wire::carry::streams(stream, remote, wire::carry::Room::USUAL).await;
 }

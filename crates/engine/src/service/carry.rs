@@ -1,31 +1,20 @@
-//! Carries the bytes of a connection between two others. Each side's end reaches the other, what breaks ends both.
-//!
-//! Between two sockets of this machine long streams are moved by the kernel, without a copy here.
+//! Carries the bytes of a connection between two others, as [`wire::carry`] does.
 
-use std::{io, os::fd::AsFd};
-
-use rustix::pipe::{PipeFlags, SpliceFlags};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
+use wire::carry::{self, Room};
 
-/// Bytes on their way in each direction, where they are copied.
-const COPIED: usize = 64 << 10;
-/// A direction is worth a pipe after this many bytes.
-const WORTH_A_PIPE: usize = 128 << 10;
-/// Bytes on their way in each direction, where the kernel moves them.
-const MOVED: usize = 1 << 20;
-/// A first reading: requests and short answers.
-const FIRST: usize = 8 << 10;
+/// Between sockets. The kernel's own ways of moving bytes between them were measured and are slower than a copy of this size.
+const SOCKETS: Room = Room {
+    first: 8 << 10,
+    most: 512 << 10,
+};
 
 /// Between any two streams.
-pub(super) async fn streams(
-    mut one: impl AsyncRead + AsyncWrite + Unpin,
-    mut other: impl AsyncRead + AsyncWrite + Unpin,
-) {
-    // There is nobody to tell of a connection that broke.
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut one, &mut other, COPIED, COPIED).await;
+pub(super) async fn streams(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite) {
+    carry::streams(one, other, Room::USUAL).await;
 }
 
 /// Between two sockets.
@@ -33,77 +22,7 @@ pub(super) async fn sockets(one: TcpStream, other: TcpStream) {
     // Latency over throughput; a failure changes nothing.
     let _ = one.set_nodelay(true);
     let _ = other.set_nodelay(true);
-    // As above.
-    let _ = tokio::try_join!(direction(&one, &other), direction(&other, &one));
-}
-
-/// Carries all that `from` says to `to`, and its end.
-async fn direction(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
-    if copied(from, to).await? {
-        moved(from, to).await?;
-    }
-    match rustix::net::shutdown(to, rustix::net::Shutdown::Write) {
-        // It has ended by itself.
-        Err(rustix::io::Errno::NOTCONN) => Ok(()),
-        other => Ok(other?),
-    }
-}
-
-/// Copies the beginning; true when there is more.
-async fn copied(from: &TcpStream, to: &TcpStream) -> io::Result<bool> {
-    let mut total = 0;
-    let mut buffer = Vec::new();
-    while total < WORTH_A_PIPE {
-        from.readable().await?;
-        buffer.resize(if total < FIRST { FIRST } else { COPIED }, 0);
-        let n = match from.try_read(&mut buffer) {
-            Ok(0) => return Ok(false),
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(e) => return Err(e),
-        };
-        let mut rest = buffer.get(..n).unwrap_or_default();
-        while !rest.is_empty() {
-            to.writable().await?;
-            match to.try_write(rest) {
-                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(e),
-            }
-        }
-        total += n;
-    }
-    Ok(true)
-}
-
-/// Lets the kernel move the rest.
-async fn moved(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
-    let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    // Smaller ones work as well.
-    let _ = rustix::pipe::fcntl_setpipe_size(&into, MOVED);
-    let splice = |from: &dyn AsFd, to: &dyn AsFd, n| {
-        Ok(rustix::pipe::splice(
-            from.as_fd(),
-            None,
-            to.as_fd(),
-            None,
-            n,
-            SpliceFlags::MOVE | SpliceFlags::NONBLOCK,
-        )?)
-    };
-    loop {
-        let mut held = from
-            .async_io(Interest::READABLE, || splice(from, &into, MOVED))
-            .await?;
-        if held == 0 {
-            return Ok(());
-        }
-        while held > 0 {
-            held -= to
-                .async_io(Interest::WRITABLE, || splice(&out, to, held))
-                .await?;
-        }
-    }
+    carry::halves(one.into_split(), other.into_split(), SOCKETS).await;
 }
 
 #[cfg(test)]
@@ -149,6 +68,22 @@ mod tests {
         other.write_all(b"all of it").await.expect("sent");
         drop(other);
         assert_eq!(sender.await.expect("no panic"), "all of it");
+    }
+
+    #[tokio::test]
+    async fn a_reply_survives_a_request_that_nobody_reads() {
+        let (mut one, mut other) = through().await;
+        other.write_all(b"pong").await.expect("sent");
+        drop(other);
+        // More than the sockets between hold.
+        let asked = vec![0; 16 << 20];
+        let (mut reader, mut writer) = one.split();
+        let mut reply = String::new();
+        let (sent, read) =
+            tokio::join!(writer.write_all(&asked), reader.read_to_string(&mut reply));
+        read.expect("an end");
+        assert_eq!(reply, "pong");
+        sent.expect("a side is listened to until it has heard all");
     }
 
     #[tokio::test]
