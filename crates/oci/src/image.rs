@@ -261,13 +261,15 @@ async fn add<L: Layers>(
     layers: &Arc<L>,
 ) -> Result<L::Snapshot, PullError> {
     // Two images with the same layer unpack it once.
-    let busy = access.busy(Digest::of(format!("unpack {}", step.chain).as_bytes()));
-    let _only = busy.lock().await;
+    let only = access
+        .only(Digest::of(format!("unpack {}", step.chain).as_bytes()))
+        .await;
     let (blobs, layers) = (Arc::clone(blobs), Arc::clone(layers));
     let (digest, diff_id, chain) = (step.layer.digest, step.diff_id, step.chain);
     let cancelled = Arc::new(AtomicBool::new(false));
     let _cancel = CancelOnDrop(Arc::clone(&cancelled));
     let result = tokio::task::spawn_blocking(move || {
+        let _only = only;
         if let Some(snapshot) = layers.find(&chain).map_err(AddError::Store)? {
             return Ok(snapshot);
         }

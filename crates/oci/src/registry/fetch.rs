@@ -15,7 +15,7 @@ use super::{
     resolve::blocking,
 };
 use crate::{
-    blobs::{Blobs, Ingest},
+    blobs::{Blobs, CommitError, Ingest},
     digest::Digest,
     manifest::Descriptor,
     reference::Reference,
@@ -110,12 +110,11 @@ impl Access {
         watch: Watch<'_>,
     ) -> Result<(), Attempts> {
         let (digest, size) = (layer.digest, layer.size);
-        let busy = self.client.busy(digest);
-        let _only = busy.lock().await;
+        let only = Arc::new(self.client.only(digest).await);
         let _slot = self.client.shared.downloads.acquire().await;
         let mut attempts = Attempts::default();
         for place in places {
-            match self.blob_at(place, layer, blobs, watch).await {
+            match self.blob_at(place, layer, blobs, (&only, watch)).await {
                 Ok(()) => {
                     watch(Progress::Fetched {
                         digest,
@@ -135,7 +134,7 @@ impl Access {
         place: &Endpoint,
         layer: &Descriptor,
         blobs: &Arc<dyn Blobs>,
-        watch: Watch<'_>,
+        (only, watch): (&Arc<Only>, Watch<'_>),
     ) -> Result<(), RequestError> {
         let (store, digest) = (Arc::clone(blobs), layer.digest);
         if blocking(move || store.open(&digest))
@@ -145,10 +144,10 @@ impl Access {
         {
             return Ok(());
         }
-        match self.download_blob(place, layer, blobs, watch).await {
+        match self.download_blob(place, layer, blobs, (only, watch)).await {
             // What an earlier run left behind may have been at fault.
             Err((RequestError::Digest { .. }, true)) => self
-                .download_blob(place, layer, blobs, watch)
+                .download_blob(place, layer, blobs, (only, watch))
                 .await
                 .map_err(|(error, _)| error),
             result => result.map_err(|(error, _)| error),
@@ -161,23 +160,23 @@ impl Access {
         place: &Endpoint,
         layer: &Descriptor,
         blobs: &Arc<dyn Blobs>,
-        watch: Watch<'_>,
+        (only, watch): (&Arc<Only>, Watch<'_>),
     ) -> Result<(), (RequestError, bool)> {
         let (digest, size) = (layer.digest, layer.size);
-        let store = Arc::clone(blobs);
-        let ingest = blocking(move || store.ingest(&digest, size))
+        let (store, only) = (Arc::clone(blobs), Arc::clone(only));
+        let held = blocking(move || Held::new(only, || store.ingest(&digest, size)))
             .await
             .map_err(|e| (RequestError::Store(e), false))?;
-        let resumed = ingest.offset() > 0;
-        let mut sink = Sink::new(ingest);
+        let resumed = held.ingest.offset() > 0;
+        let mut sink = Sink::new(held);
         let result = self.stream_into(place, layer, &mut sink, watch).await;
         // The disk's error explains a queue that was closed early, so it comes first.
-        let ingest = sink
+        let held = sink
             .finish()
             .await
             .map_err(|e| (RequestError::Store(e), resumed))?;
         result.map_err(|e| (e, resumed))?;
-        blocking(move || Ok(ingest.commit()))
+        blocking(move || Ok(held.commit()))
             .await
             .map_err(|e| (RequestError::Store(e), resumed))?
             .map_err(|e| (RequestError::commit(&place.name, e), resumed))
@@ -259,8 +258,13 @@ impl Access {
 }
 
 impl Client {
-    /// The lock of a blob being fetched.
-    pub(super) fn busy(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
+    /// Waits until nobody else works on what is named by a digest. Work that is given up may go on for a moment in a thread
+    /// that cannot be stopped: such a thread has to hold what this answers.
+    pub(super) async fn only(&self, digest: Digest) -> Only {
+        self.busy(digest).lock_owned().await
+    }
+
+    fn busy(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
         let mut busy = self
             .shared
             .busy
@@ -273,6 +277,33 @@ impl Client {
         let lock = Arc::default();
         busy.insert(digest, Arc::downgrade(&lock));
         lock
+    }
+}
+
+/// The right to work on what is named by a digest.
+pub(crate) type Only = tokio::sync::OwnedMutexGuard<()>;
+
+/// A blob being written, and the right to do so. A blocking thread owns both, so that a download that is given up keeps the
+/// next one waiting until its last write is over.
+struct Held {
+    // Before the lock: dropped first.
+    ingest: Box<dyn Ingest>,
+    _only: Arc<Only>,
+}
+
+impl Held {
+    fn new(
+        only: Arc<Only>,
+        begin: impl FnOnce() -> std::io::Result<Box<dyn Ingest>>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            ingest: begin()?,
+            _only: only,
+        })
+    }
+
+    fn commit(self) -> Result<(), CommitError> {
+        self.ingest.commit()
     }
 }
 
@@ -301,7 +332,7 @@ fn skipped(place: &Endpoint, response: &Response, from: u64) -> Result<u64, Requ
 /// A blob being written by a blocking thread, fed through a short queue.
 struct Sink {
     queue: mpsc::Sender<Bytes>,
-    writer: tokio::task::JoinHandle<std::io::Result<Box<dyn Ingest>>>,
+    writer: tokio::task::JoinHandle<std::io::Result<Held>>,
     written: u64,
 }
 
@@ -314,14 +345,14 @@ impl fmt::Debug for Sink {
 }
 
 impl Sink {
-    fn new(mut ingest: Box<dyn Ingest>) -> Self {
-        let written = ingest.offset();
+    fn new(mut held: Held) -> Self {
+        let written = held.ingest.offset();
         let (queue, mut pieces) = mpsc::channel::<Bytes>(QUEUE);
         let writer = tokio::task::spawn_blocking(move || {
             while let Some(piece) = pieces.blocking_recv() {
-                ingest.write(&piece)?;
+                held.ingest.write(&piece)?;
             }
-            Ok(ingest)
+            Ok(held)
         });
         Self {
             queue,
@@ -339,7 +370,7 @@ impl Sink {
     }
 
     /// Waits until everything is written.
-    async fn finish(self) -> std::io::Result<Box<dyn Ingest>> {
+    async fn finish(self) -> std::io::Result<Held> {
         drop(self.queue);
         self.writer
             .await

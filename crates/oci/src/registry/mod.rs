@@ -121,9 +121,9 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// The lock of work named by a digest, among all users.
-    pub(crate) fn busy(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
-        self.client.busy(digest)
+    /// The right to do work named by a digest, among all users.
+    pub(crate) async fn only(&self, digest: Digest) -> fetch::Only {
+        self.client.only(digest).await
     }
 
     /// Forgets all tokens, for when a user's credentials have changed.

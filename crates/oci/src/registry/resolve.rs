@@ -9,6 +9,7 @@ use super::{
     client::{Ask, body},
     config::{Endpoint, endpoints},
     error::{Attempts, ContentError, RequestError},
+    fetch::Only,
 };
 use crate::{
     blobs::Blobs,
@@ -236,9 +237,8 @@ impl Access {
                 expected,
             });
         }
-        let busy = self.client.busy(digest);
-        let _only = busy.lock().await;
-        keep(blobs, digest, &bytes).await?;
+        let only = self.client.only(digest).await;
+        keep(blobs, only, digest, &bytes).await?;
         Ok(Fetched {
             digest,
             bytes,
@@ -272,8 +272,7 @@ impl Access {
         digest: Digest,
         blobs: &Arc<dyn Blobs>,
     ) -> Result<Fetched, RequestError> {
-        let busy = self.client.busy(digest);
-        let _only = busy.lock().await;
+        let only = self.client.only(digest).await;
         if let Some(bytes) = local(blobs, digest).await? {
             return Ok(Fetched {
                 digest,
@@ -297,7 +296,7 @@ impl Access {
                 expected: digest,
             });
         }
-        keep(blobs, digest, &bytes).await?;
+        keep(blobs, only, digest, &bytes).await?;
         Ok(Fetched {
             digest,
             bytes,
@@ -354,9 +353,15 @@ async fn local(blobs: &Arc<dyn Blobs>, digest: Digest) -> Result<Option<Vec<u8>>
     }))
 }
 
-async fn keep(blobs: &Arc<dyn Blobs>, digest: Digest, bytes: &[u8]) -> Result<(), RequestError> {
+async fn keep(
+    blobs: &Arc<dyn Blobs>,
+    only: Only,
+    digest: Digest,
+    bytes: &[u8],
+) -> Result<(), RequestError> {
     let (blobs, bytes) = (Arc::clone(blobs), bytes.to_vec());
     blocking(move || {
+        let _only = only;
         let mut ingest = blobs.ingest(&digest, bytes.len() as u64)?;
         let from = usize::try_from(ingest.offset()).unwrap_or(usize::MAX);
         ingest.write(bytes.get(from..).unwrap_or_default())?;

@@ -1,6 +1,16 @@
 //! Blobs through thick and thin.
 
+use std::{
+    fs::File,
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
 use super::*;
+use crate::{
+    blobs::{CommitError, Ingest},
+    digest::Digest,
+};
 
 #[tokio::test]
 async fn wrong_content_is_never_accepted() {
@@ -124,6 +134,121 @@ async fn a_cancelled_download_leaves_nothing_running() {
         _ = hears.recv() => {}
     }
     world.pull(&address).await.unwrap();
+}
+
+/// Blobs whose first piece of a big one is written when the test says so, and which count who writes.
+struct Gated {
+    inner: DirBlobs,
+    writing: Arc<AtomicUsize>,
+    most: AtomicUsize,
+    gate: Mutex<Option<Gate>>,
+}
+
+struct Gate {
+    reached: tokio::sync::oneshot::Sender<()>,
+    open: std::sync::mpsc::Receiver<()>,
+}
+
+struct GatedPart {
+    inner: Box<dyn Ingest>,
+    gate: Option<Gate>,
+    writing: Arc<AtomicUsize>,
+}
+
+impl Drop for GatedPart {
+    fn drop(&mut self) {
+        self.writing.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Blobs for Gated {
+    fn read(&self, digest: &Digest, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        self.inner.read(digest, limit)
+    }
+
+    fn open(&self, digest: &Digest) -> io::Result<Option<File>> {
+        self.inner.open(digest)
+    }
+
+    fn ingest(&self, digest: &Digest, size: u64) -> io::Result<Box<dyn Ingest>> {
+        let inner = self.inner.ingest(digest, size)?;
+        if size < 100_000 {
+            return Ok(inner);
+        }
+        let now = self.writing.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        Ok(Box::new(GatedPart {
+            inner,
+            gate: self.gate.lock().unwrap().take(),
+            writing: self.writing.clone(),
+        }))
+    }
+}
+
+impl Ingest for GatedPart {
+    fn offset(&self) -> u64 {
+        self.inner.offset()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(gate) = self.gate.take() {
+            gate.reached.send(()).unwrap();
+            gate.open.recv().unwrap();
+        }
+        self.inner.write(bytes)
+    }
+
+    fn commit(mut self: Box<Self>) -> Result<(), CommitError> {
+        let inner = std::mem::replace(&mut self.inner, Box::new(Nothing));
+        inner.commit()
+    }
+}
+
+struct Nothing;
+
+impl Ingest for Nothing {
+    fn offset(&self) -> u64 {
+        0
+    }
+
+    fn write(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), CommitError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_blob_has_one_writer_even_while_a_cancelled_one_is_in_the_disk() {
+    let registry = Registry::start();
+    let image = image();
+    registry.add("app", "1", &image);
+    let mut world = World::new(|_| {});
+    let (reached, at_gate) = tokio::sync::oneshot::channel();
+    let (opener, open) = std::sync::mpsc::channel();
+    let gated = Arc::new(Gated {
+        inner: DirBlobs::new(world.dir.path()),
+        writing: Arc::default(),
+        most: AtomicUsize::new(0),
+        gate: Mutex::new(Some(Gate { reached, open })),
+    });
+    world.blobs = gated.clone();
+    let address = format!("{}/app:1", registry.address());
+    tokio::select! {
+        result = world.pull(&address) => panic!("{result:?}"),
+        reached = at_gate => reached.unwrap(),
+    }
+    let second = world.pull(&address);
+    tokio::pin!(second);
+    // It waits for the write that cannot be cancelled, however long that takes.
+    tokio::time::timeout(Duration::from_millis(100), &mut second)
+        .await
+        .expect_err("the first is still writing");
+    opener.send(()).unwrap();
+    second.await.unwrap();
+    assert_eq!(gated.most.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
