@@ -235,6 +235,9 @@ mod tests {
             ("**/*.txt", "a.txt", Some(false)),
             ("**/*.txt", "sub/c.txt", Some(true)),
             ("**/*.txt", "sub/deep/d.txt", Some(false)),
+            ("*[^a]*", "b/ca", Some(false)),
+            ("*[^a]*", "ab/ca", Some(false)),
+            ("*[^a]c*", "b/ca", Some(true)),
             ("", "", Some(true)),
         ] {
             assert_eq!(

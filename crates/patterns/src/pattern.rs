@@ -296,6 +296,8 @@ mod tests {
             ("x*y**b", "xyqyb", true),
             ("{a,b}", "a", false),
             ("[*]", "*", true),
+            ("*[^a]*", "b/ca", true),
+            ("**[^a]**", "b/ca", true),
             ("\\d", "d", true),
             ("\\d", "1", false),
         ] {

@@ -243,10 +243,14 @@ mod properties {
             }
         }
 
-        /// Without `**` a pattern is `filepath.Match`.
+        /// Without `**`, and without a class that holds `/`, a pattern is `filepath.Match`. With one they differ, here as in
+        /// Go: `filepath.Match` settles for the first fit of what stands between two stars.
         #[test]
         fn agrees_with_go_match(pattern in pattern(), path in path()) {
-            let pattern = pattern.replace('!', "").replace("**", "*").replace("**", "*");
+            let mut pattern = pattern.replace('!', "").replace("[^a]", "[ab]");
+            while pattern.contains("**") {
+                pattern = pattern.replace("**", "*");
+            }
             let cleaned = crate::clean(&pattern);
             prop_assume!(!cleaned.contains("**"));
             let Ok(Some(compiled)) = crate::pattern::Pattern::compile(&pattern) else { return Ok(()) };
