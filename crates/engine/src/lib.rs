@@ -21,6 +21,7 @@ pub mod node;
 pub mod platform;
 pub mod progress;
 mod query;
+mod room;
 pub mod schema;
 pub mod scrub;
 pub mod secret;

@@ -107,6 +107,31 @@ impl Blobs {
         Some(blob_path(&store.layout.blobs(), hex))
     }
 
+    /// Removes what was taken in partly and nobody is at. Answers how many bytes that gave back.
+    pub(crate) fn drop_partial(&self) -> u64 {
+        let Some(store) = self.store.upgrade() else {
+            return 0;
+        };
+        let dir = store.layout.ingest();
+        // Locked throughout: nobody resumes one meanwhile.
+        let state = self.lock();
+        let mut freed = 0;
+        for name in disk::names(&dir).unwrap_or_default() {
+            if state.active.contains(&name) {
+                continue;
+            }
+            let path = dir.join(name);
+            let size = fs::symlink_metadata(&path).map_or(0, |m| m.len());
+            match fs::remove_file(&path) {
+                Ok(()) => freed += size,
+                Err(error) => {
+                    tracing::debug!(path = %path.display(), %error, "cannot remove a partial blob");
+                }
+            }
+        }
+        freed
+    }
+
     /// Begins, or resumes, taking in a blob.
     ///
     /// # Errors
@@ -207,9 +232,13 @@ impl Ingest {
                 actual: end,
             });
         }
-        self.file
-            .write_all(bytes)
-            .map_err(on("write", &self.path))?;
+        if let Err(error) = self.file.write_all(bytes) {
+            if error.kind() == io::ErrorKind::StorageFull {
+                // Room is worth more now than what has come.
+                self.discard();
+            }
+            return Err(DiskError::new("write", &self.path, error).into());
+        }
         self.hash.update(bytes);
         self.offset = end;
         Ok(())

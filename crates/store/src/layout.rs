@@ -36,6 +36,11 @@ impl Layout {
         self.root.join("lock")
     }
 
+    /// A file that is there only to be removed when the disk is full.
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
     pub(crate) fn format(&self) -> PathBuf {
         self.root.join("format.json")
     }

@@ -35,6 +35,7 @@ mod layout;
 mod open;
 mod prune;
 mod results;
+mod room;
 mod slots;
 mod snapshot;
 mod squash;

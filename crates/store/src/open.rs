@@ -17,6 +17,7 @@ use crate::{
     db::{self, BlobRow, Loaded, VolumeRow, Write},
     disk::{self, on},
     layout::{self, Layout},
+    room,
     snapshot::{EMPTY_LAYER, OTHER_EMPTY_LAYER},
     table::Table,
     trash::Trash,
@@ -134,6 +135,7 @@ impl Store {
         for write in dropped {
             writer.write(write);
         }
+        room::put_aside(&layout);
         let table = fill_table(&loaded);
         let inner = Arc::new_cyclic(|inner| Inner {
             table,
@@ -230,6 +232,7 @@ fn lock(layout: &Layout) -> Result<File, OpenError> {
         }
         Err(e) => return Err(DiskError::new("lock", &path, e).into()),
     }
+    room::make_at_start(layout);
     let write = |file: &mut File| {
         file.set_len(0)?;
         file.rewind()?;

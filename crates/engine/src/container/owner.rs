@@ -7,6 +7,10 @@ use crate::{Ctx, directory::Tree};
 
 /// Largest `/etc/passwd` or `/etc/group` read.
 const ACCOUNTS_MAX: u64 = 4 << 20;
+/// Where users are listed.
+const PASSWD: &str = "/etc/passwd";
+/// Where groups are listed.
+const GROUP: &str = "/etc/group";
 
 /// Resolves an owner. Empty is `None`. Without a group part the group is the user's number.
 ///
@@ -20,30 +24,18 @@ pub async fn resolve(
     if owner.is_empty() {
         return Ok(None);
     }
-    let (user, group) = match owner.split_once(':') {
-        Some((u, g)) => (u, Some(g)),
-        None => (owner, None),
-    };
-    let uid = match number(user)? {
-        Some(n) => n,
-        None => {
-            let passwd = read_accounts(ctx, &container.rootfs, "/etc/passwd").await?;
-            lookup(&passwd, user)
-                .ok_or_else(|| Error::user(format!("find uid: no such user: {user}")))?
-        }
-    };
-    let gid = match group {
-        None | Some("") => uid,
-        Some(g) => match number(g)? {
-            Some(n) => n,
-            None => {
-                let groups = read_accounts(ctx, &container.rootfs, "/etc/group").await?;
-                lookup(&groups, g)
-                    .ok_or_else(|| Error::user(format!("find gid: no such group: {g}")))?
-            }
-        },
-    };
-    Ok(Some((uid, gid)))
+    let (user, group) = parts(owner);
+    let mut accounts = Accounts::default();
+    if number(user)?.is_none() {
+        accounts.users = read_accounts(ctx, &container.rootfs, PASSWD).await?;
+    }
+    if let Some(group) = group
+        && number(group)?.is_none()
+    {
+        accounts.groups = read_accounts(ctx, &container.rootfs, GROUP).await?;
+    }
+    let (uid, gid) = accounts.ids((user, group), ("find uid: ", "find gid: "))?;
+    Ok(Some((uid, gid.unwrap_or(uid))))
 }
 
 /// The ids a process of `user[:group]` runs with, looked up in its root.
@@ -55,27 +47,49 @@ pub(super) fn of_user(root: &store::Tree, user: &str) -> Result<(u32, u32), Erro
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(_) => String::new(),
     };
-    let (name, group) = match user.split_once(':') {
-        Some((n, g)) => (n, Some(g)),
-        None => (user, None),
-    };
-    if name.is_empty() {
+    if user.is_empty() || user.starts_with(':') {
         return Ok((0, 0));
     }
-    let uid = match number(name)? {
-        Some(n) => n,
-        None => lookup(&read("/etc/passwd"), name)
-            .ok_or_else(|| Error::user(format!("no such user: {name}")))?,
+    let accounts = Accounts {
+        users: read(PASSWD),
+        groups: read(GROUP),
     };
-    let gid = match group {
-        None => 0,
-        Some(g) => match number(g)? {
-            Some(n) => n,
-            None => lookup(&read("/etc/group"), g)
-                .ok_or_else(|| Error::user(format!("no such group: {g}")))?,
-        },
-    };
-    Ok((uid, gid))
+    let (uid, gid) = accounts.ids(parts(user), ("", ""))?;
+    Ok((uid, gid.unwrap_or(0)))
+}
+
+/// User and group. A group that is empty is none.
+fn parts(owner: &str) -> (&str, Option<&str>) {
+    match owner.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|g| !g.is_empty())),
+        None => (owner, None),
+    }
+}
+
+/// The text of a root's account files, as far as they are needed.
+#[derive(Default)]
+struct Accounts {
+    users: String,
+    groups: String,
+}
+
+impl Accounts {
+    /// The numbers of a user and a group; errors begin as told.
+    fn ids(
+        &self,
+        (user, group): (&str, Option<&str>),
+        (no_user, no_group): (&str, &str),
+    ) -> Result<(u32, Option<u32>), Error> {
+        let find = |text: &str, accounts: &str, missing: String| match number(text)? {
+            Some(n) => Ok(n),
+            None => lookup(accounts, text).ok_or_else(|| Error::user(missing)),
+        };
+        let uid = find(user, &self.users, format!("{no_user}no such user: {user}"))?;
+        let gid = group
+            .map(|g| find(g, &self.groups, format!("{no_group}no such group: {g}")))
+            .transpose()?;
+        Ok((uid, gid))
+    }
 }
 
 /// A decimal number; `None` when it is a name.
@@ -120,6 +134,21 @@ mod tests {
         assert_eq!(lookup(passwd, "nobody"), Some(65534));
         assert_eq!(lookup(passwd, "x"), None);
         assert_eq!(lookup(passwd, "broken"), None);
+    }
+
+    #[test]
+    fn users_and_groups_are_looked_up_one_way() {
+        let accounts = Accounts {
+            users: "app:x:7:8::/:/x\n".to_owned(),
+            groups: "web:x:9:\n".to_owned(),
+        };
+        let ids = |owner| accounts.ids(parts(owner), ("find uid: ", "find gid: "));
+        assert_eq!(ids("app").ok(), Some((7, None)));
+        assert_eq!(ids("app:").ok(), Some((7, None)));
+        assert_eq!(ids("5:web").ok(), Some((5, Some(9))));
+        let said = |owner| ids(owner).expect_err("an error").message().to_owned();
+        assert_eq!(said("web"), "find uid: no such user: web");
+        assert_eq!(said("app:app"), "find gid: no such group: app");
     }
 
     #[test]

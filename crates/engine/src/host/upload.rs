@@ -54,6 +54,10 @@ pub(super) struct Uploaded {
 /// # Errors
 /// A path that is not there or no directory, a file that keeps changing, a client that is gone.
 pub(super) async fn upload(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error> {
+    ctx.with_room(|| transfer(ctx, wanted)).await
+}
+
+async fn transfer(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error> {
     // A machine without a name, such as a container, is never met again.
     let lasting = !ctx.client.info.stable_id.is_empty();
     let fact = serde_json::to_string(&(

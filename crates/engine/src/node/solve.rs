@@ -117,7 +117,7 @@ impl Ctx {
 
     /// Does the work of a node that is not known. Boxed: nodes need nodes, and their futures would have no finite type.
     fn compute(self, node: Arc<Node>) -> futures::future::BoxFuture<'static, Outcome> {
-        Box::pin(async move { self.work(&node).await })
+        Box::pin(async move { self.with_room(|| self.work(&node)).await })
     }
 
     async fn work(&self, node: &Arc<Node>) -> Outcome {

@@ -277,6 +277,11 @@ impl RequestError {
         }
     }
 
+    /// Whether the trouble is this machine's: another registry would not help.
+    pub(super) fn local(&self) -> bool {
+        matches!(self, Self::Store(_))
+    }
+
     /// Whether the other side could not even be talked to.
     pub(super) fn unreachable(&self) -> bool {
         matches!(self, Self::Send { source, .. } if source.is_connect())

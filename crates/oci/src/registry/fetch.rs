@@ -123,7 +123,13 @@ impl Access {
                     });
                     return Ok(());
                 }
-                Err(error) => attempts.add(place, error),
+                Err(error) => {
+                    let local = error.local();
+                    attempts.add(place, error);
+                    if local {
+                        break;
+                    }
+                }
             }
         }
         Err(attempts)

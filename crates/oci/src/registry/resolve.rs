@@ -189,7 +189,13 @@ impl Access {
         for place in places {
             match self.tag_at(place, tag, blobs).await {
                 Ok(found) => return Ok(found),
-                Err(error) => attempts.add(place, error),
+                Err(error) => {
+                    let local = error.local();
+                    attempts.add(place, error);
+                    if local {
+                        break;
+                    }
+                }
             }
         }
         Err(attempts)
@@ -258,7 +264,13 @@ impl Access {
         for place in places {
             match self.download(place, kind, digest, blobs).await {
                 Ok(found) => return Ok(found),
-                Err(error) => attempts.add(place, error),
+                Err(error) => {
+                    let local = error.local();
+                    attempts.add(place, error);
+                    if local {
+                        break;
+                    }
+                }
             }
         }
         Err(attempts)

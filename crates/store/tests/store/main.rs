@@ -2,6 +2,7 @@
 
 mod blobs;
 mod crash;
+mod full;
 mod layers;
 mod locking;
 mod prune;

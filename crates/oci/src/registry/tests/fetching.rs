@@ -251,6 +251,51 @@ async fn a_blob_has_one_writer_even_while_a_cancelled_one_is_in_the_disk() {
     assert_eq!(gated.most.load(Ordering::SeqCst), 1);
 }
 
+/// Blobs on a disk without room.
+struct Full(DirBlobs);
+
+impl Blobs for Full {
+    fn read(&self, digest: &Digest, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        self.0.read(digest, limit)
+    }
+
+    fn open(&self, digest: &Digest) -> io::Result<Option<File>> {
+        self.0.open(digest)
+    }
+
+    fn ingest(&self, digest: &Digest, size: u64) -> io::Result<Box<dyn Ingest>> {
+        if size > 100_000 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.ingest(digest, size)
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_not_blamed_on_a_registry() {
+    let (mirror, registry) = (Registry::start(), Registry::start());
+    let image = image();
+    mirror.add("app", "1", &image);
+    registry.add("app", "1", &image);
+    let host = Host {
+        mirrors: vec![format!("http://{}", mirror.address())],
+        ..Host::default()
+    };
+    let mut world =
+        World::new(|config| drop(config.registries.insert(registry.address(), host.clone())));
+    world.blobs = Arc::new(Full(DirBlobs::new(world.dir.path())));
+    let text = world
+        .pull(&format!("{}/app:1", registry.address()))
+        .await
+        .unwrap_err();
+    assert!(
+        text.ends_with("cannot keep what was fetched: no storage space"),
+        "{text}"
+    );
+    assert!(text.contains("mirror") && !text.contains("; "), "{text}");
+    assert!(registry.seen().is_empty(), "nobody else was asked");
+}
+
 #[tokio::test]
 async fn two_users_of_a_layer_fetch_it_once() {
     let registry = Registry::start();
