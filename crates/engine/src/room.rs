@@ -21,11 +21,20 @@ enum Shortage {
 
 impl Shortage {
     fn of(error: &Error) -> Option<Self> {
-        if error.class() == Class::Environment {
-            let message = error.message();
-            return (message.contains(NO_SPACE) && !message.contains(TRIED)).then_some(Self::Ours);
+        let message = error.message();
+        let ours = (message.contains(NO_SPACE) && !message.contains(TRIED)).then_some(Self::Ours);
+        let Some(extensions) = error.extensions() else {
+            return ours;
+        };
+        // A process that was never started says nothing itself.
+        if extensions
+            .get("exitCode")
+            .and_then(serde_json::Value::as_i64)
+            == Some(-1)
+        {
+            return ours;
         }
-        let said = error.extensions()?.get("stderr")?.as_str()?;
+        let said = extensions.get("stderr")?.as_str()?;
         said.contains(NO_SPACE).then_some(Self::Theirs)
     }
 }
@@ -67,7 +76,17 @@ impl Ctx {
         };
         let advice = self.engine.advice();
         match shortage {
-            Shortage::Ours => Err(Error::environment(format!("{}: {advice}", error.message()))),
+            Shortage::Ours => {
+                // What was done of it is of no use now, and others need the room.
+                if let Err(e) = self.engine.make_room(shortage).await {
+                    tracing::warn!("cannot make room on the disk: {e}");
+                }
+                let full = Error::environment(format!("{}: {advice}", error.message()));
+                Err(match error.extensions() {
+                    Some(extensions) => full.with_extensions(extensions.clone()),
+                    None => full,
+                })
+            }
             Shortage::Theirs => {
                 self.session.progress.note(&format!(
                     "a process found no room: {advice}; or a file system of its own is full"
@@ -135,7 +154,7 @@ mod tests {
             None,
             "once is enough"
         );
-        assert_eq!(of(Error::user(ours.message())), None);
+        assert_eq!(of(Error::environment("connection refused")), None);
         let mut ext = serde_json::Map::new();
         ext.insert(
             "stderr".into(),

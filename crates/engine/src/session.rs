@@ -1,7 +1,7 @@
 //! Sessions and the clients in them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -35,6 +35,8 @@ pub struct Session {
     registry_access: Mutex<Option<Arc<Access>>>,
     /// Execs that failed in this session: they are not run again in it.
     failures: Mutex<HashMap<Key, Error>>,
+    /// Execs that were shown to the user, as run or as cached.
+    shown: Mutex<HashSet<Key>>,
 }
 
 /// One caller in a session.
@@ -51,6 +53,8 @@ pub struct Client {
     patron: Option<Arc<Client>>,
 }
 
+/// Most steps that are shown as cached per session; more are not news.
+const MAX_SHOWN: usize = 20_000;
 /// Most failures remembered per session.
 const MAX_FAILURES: usize = 10_000;
 
@@ -71,6 +75,7 @@ impl Session {
             registry_auth: Mutex::default(),
             registry_access: Mutex::default(),
             failures: Mutex::default(),
+            shown: Mutex::default(),
         }
     }
 
@@ -114,6 +119,12 @@ impl Session {
         engine.networking.close_session(&self.network);
         lock(&self.secrets).clear();
         lock(&self.registry_auth).clear();
+    }
+
+    /// Whether an exec has to be shown: true once, and never after very many.
+    pub fn first_shown(&self, key: Key) -> bool {
+        let mut shown = lock(&self.shown);
+        shown.len() < MAX_SHOWN && shown.insert(key)
     }
 
     /// How an exec failed earlier in this session.

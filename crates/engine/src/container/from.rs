@@ -55,10 +55,14 @@ pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
         .platform
         .parse()
         .map_err(|e| Error::from_chain(Class::User, &e))?;
-    let resolved = access(&inv.ctx)
-        .resolve(&reference, &platform, &blobs(&inv.ctx))
-        .await
-        .map_err(|e| Error::from_chain(Class::Environment, &e))?;
+    let (access, blobs) = (access(&inv.ctx), blobs(&inv.ctx));
+    let resolve = async || {
+        access
+            .resolve(&reference, &platform, &blobs)
+            .await
+            .map_err(|e| Error::from_chain(Class::Environment, &e))
+    };
+    let resolved = inv.ctx.with_room(resolve).await?;
     let pinned = resolved.reference.to_string();
     let run = serde_json::to_value(&resolved.config.config)
         .map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;

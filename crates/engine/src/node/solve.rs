@@ -1,6 +1,6 @@
 //! Evaluation of nodes: from the persistent cache when it is there, else once for all who wait.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use graph::error::{Class, Error};
 use store::{CopyOptions, Snapshot, Tree};
@@ -86,12 +86,10 @@ impl Ctx {
                     exec: None,
                 }
             }
-            Op::Exec(plan) => {
+            Op::Exec(_) => {
                 let record = self.engine.store.results().get(&node.key.0)?;
                 let exec = Some(ExecResult::decode(&record.extra)?);
-                self.session
-                    .progress
-                    .step_cached(&container::prepare::label(self, plan), self.span);
+                self.show_cached(node);
                 Done {
                     outputs: record.outputs,
                     exec,
@@ -99,6 +97,28 @@ impl Ctx {
             }
         };
         Some(Arc::new(done))
+    }
+
+    /// Shows an exec that is answered from the cache, and before it all execs it is made of: they are answered with it.
+    fn show_cached(&self, node: &Node) {
+        let mut pending = vec![node];
+        let mut steps = Vec::new();
+        let mut seen = HashSet::from([node.key]);
+        while let Some(node) = pending.pop() {
+            if let Op::Exec(plan) = &node.op {
+                if !self.session.first_shown(node.key) {
+                    continue;
+                }
+                steps.push(plan);
+            }
+            let inputs = node.inputs.iter().flatten().map(|o| &*o.node);
+            pending.extend(inputs.filter(|input| seen.insert(input.key)));
+        }
+        for plan in steps.into_iter().rev() {
+            self.session
+                .progress
+                .step_cached(&container::prepare::label(self, plan), self.span);
+        }
     }
 
     /// By what askers find each other. An exec that reaches services, or the session itself, is never shared between sessions:
@@ -154,6 +174,8 @@ impl Ctx {
             }
             Op::Exec(plan) => {
                 let inputs = self.inputs(&node.inputs).await?;
+                // Its run is shown; later it is no news.
+                self.session.first_shown(node.key);
                 let (outputs, result) = container::run::run(self, plan, &inputs).await?;
                 self.record(
                     node.key,
