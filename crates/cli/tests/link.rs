@@ -325,6 +325,14 @@ fn read(root: &Path, paths: &[RawPath]) -> String {
 }
 
 #[test]
+fn a_file_that_is_made_up_while_it_is_read_is_read_to_its_end() {
+    // Its size is 0.
+    let text = read(Path::new("/proc/self"), &[RawPath::from("comm")]);
+    let comm = fs::read_to_string("/proc/self/comm").unwrap();
+    assert_eq!(text, format!("0 {comm} ok; "));
+}
+
+#[test]
 fn contents_come_in_order_with_holes_and_without_what_is_not_there() {
     let dir = tree(&["a=one", "d/b=", "link->a", "big="]);
     fs::write(dir.path().join("big"), vec![7; 300 << 10]).unwrap();

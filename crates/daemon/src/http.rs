@@ -1,6 +1,6 @@
 //! The session's API over HTTP/1.1: `POST /query`.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -8,11 +8,17 @@ use engine::Ctx;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::service_fn};
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 
 use crate::conn::Conn;
 
 /// Largest request body, in bytes.
 const BODY_MAX: usize = 64 << 20;
+
+/// Most of a request that is read, though it is too large, in bytes.
+const DISCARDED_MAX: usize = 1 << 30;
+/// How long a client may be silent in the middle of a request.
+const BODY_SILENCE: Duration = Duration::from_secs(60);
 
 type Answer = Response<Full<Bytes>>;
 
@@ -73,14 +79,9 @@ async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
             .await;
         return refused;
     }
-    let body = match Limited::new(request.into_body(), BODY_MAX).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(e) => {
-            return problem(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                &format!("cannot read the request: {e}"),
-            );
-        }
+    let body = match whole(request.into_body()).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
     };
     let query = match serde_json::from_slice::<graph::Request>(&body) {
         Ok(q) => q,
@@ -96,6 +97,52 @@ async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
         StatusCode::from_u16(response.status).unwrap_or(StatusCode::OK),
         response.body,
     )
+}
+
+/// The whole body, or the answer that says why there is none. What is too much is read and thrown away: a client that still
+/// writes would not see the answer.
+async fn whole(mut body: Incoming) -> Result<Vec<u8>, Answer> {
+    let too_large = || {
+        problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &format!(
+                "the request is larger than {} MiB: upload files with `host.directory` instead of writing them into a query",
+                BODY_MAX >> 20
+            ),
+        )
+    };
+    let (mut whole, mut total) = (Vec::new(), 0_usize);
+    loop {
+        match timeout(BODY_SILENCE, body.frame()).await {
+            Ok(None) if total > BODY_MAX => return Err(too_large()),
+            Ok(None) => return Ok(whole),
+            Ok(Some(Ok(frame))) => {
+                let Some(data) = frame.data_ref() else {
+                    continue;
+                };
+                total = total.saturating_add(data.len());
+                if total <= BODY_MAX {
+                    whole.extend_from_slice(data);
+                    continue;
+                }
+                whole = Vec::new();
+                if total > DISCARDED_MAX {
+                    return Err(too_large());
+                }
+            }
+            Ok(Some(Err(e))) => {
+                let text = format!("cannot read the request: {e}");
+                return Err(problem(StatusCode::BAD_REQUEST, &text));
+            }
+            Err(_) => {
+                let text = format!(
+                    "cannot read the request: nothing came for {} s",
+                    BODY_SILENCE.as_secs()
+                );
+                return Err(problem(StatusCode::REQUEST_TIMEOUT, &text));
+            }
+        }
+    }
 }
 
 /// Basic auth with the token as user and an empty password. Compared in constant time.
@@ -142,4 +189,58 @@ fn problem(status: StatusCode, text: &str) -> Answer {
             .to_string()
             .into_bytes(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// The answer to raw bytes: `head`, then so many times `piece`.
+    async fn answer_to(head: &str, piece: &[u8], times: usize) -> String {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let service = service_fn(|request: Request<Incoming>| async {
+            Ok::<_, Infallible>(match whole(request.into_body()).await {
+                Ok(body) => problem(StatusCode::OK, &format!("{} bytes", body.len())),
+                Err(refused) => refused,
+            })
+        });
+        let serving = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(server), service);
+        let asking = async move {
+            let head =
+                format!("POST /query HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n");
+            client.write_all(head.as_bytes()).await.expect("a head");
+            for _ in 0..times {
+                client.write_all(piece).await.expect("a body that is read");
+            }
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("an answer");
+            answer
+        };
+        let (_, answer) = tokio::join!(serving, asking);
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_too_large_is_told_so_after_it_was_sent() {
+        let mib = vec![b'x'; 1 << 20];
+        let head = |mib: usize| format!("Content-Length: {}\r\n", mib << 20);
+        let answer = answer_to(&head(80), &mib, 80).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.contains("larger than 64 MiB"), "{answer}");
+        let answer = answer_to(&head(64), &mib, 64).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("67108864 bytes"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_malformed_body_is_a_bad_request() {
+        let head = "Transfer-Encoding: chunked\r\n";
+        let answer = answer_to(head, b"no size\r\nx\r\n0\r\n\r\n", 1).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let answer = answer_to(head, b"2\r\n{}\r\n0\r\n\r\n", 1).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
 }

@@ -26,6 +26,11 @@ use super::{Broken, stat, status_line};
 /// Collected before a write to the connection.
 const BATCH: usize = 256 << 10;
 
+/// Most that is read of a file that says it has no size.
+const UNSIZED_MAX: u64 = 64 << 20;
+/// Read of such a file at once.
+const UNSIZED_PIECE: usize = 4 << 10;
+
 /// Answers a `read` request.
 ///
 /// # Errors
@@ -161,6 +166,9 @@ fn contents<W: Write>(
         mtime_ns,
         stamp,
     })?;
+    if size == 0 {
+        return unsized_contents(out, file);
+    }
     let sparse = u64::try_from(before.st_blocks)
         .unwrap_or_default()
         .saturating_mul(512)
@@ -194,6 +202,18 @@ fn contents<W: Write>(
             && stat::ctime_ns(&a) == stat::ctime_ns(before)
     });
     out.piece(&Piece::End { changed: !same })
+}
+
+/// A file of no size: empty, or one the kernel makes up while it is read, as in `/proc`.
+fn unsized_contents<W: Write>(out: &mut Batch<'_, W>, file: &File) -> Result<(), Broken> {
+    let mut at = 0;
+    while at < UNSIZED_MAX {
+        match out.data(file, at, UNSIZED_PIECE)? {
+            0 => break,
+            got => at += got as u64,
+        }
+    }
+    out.piece(&Piece::End { changed: false })
 }
 
 /// The next range with data at or after an offset; file systems that do not know say that all is data.

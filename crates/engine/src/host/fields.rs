@@ -11,7 +11,7 @@ use graph::{
 use tokio::io::AsyncReadExt;
 use wire::{
     LinkRequest,
-    link::{FileBytes, read_status},
+    link::{FileBytes, PathKind, read_status},
 };
 
 use super::{
@@ -140,9 +140,13 @@ async fn file(inv: Invocation<Ctx>) -> Answer {
     let dir = object
         .get::<Directory>()
         .ok_or_else(|| Error::internal("an upload that is no directory"))?;
-    let file: File = subfile(&inv.ctx, &dir.tree, &name)
-        .await
-        .map_err(|e| e.context(format!("cannot upload {path}")))?;
+    let file: File = match subfile(&inv.ctx, &dir.tree, &name).await {
+        Ok(file) => file,
+        Err(e) => {
+            let e = not_a_file(&inv.ctx, &path).await.unwrap_or(e);
+            return Err(e.context(format!("cannot upload {path}")));
+        }
+    };
     let call = Call::new(
         Some(object.call.clone()),
         "file",
@@ -150,6 +154,25 @@ async fn file(inv: Invocation<Ctx>) -> Answer {
         "File",
     );
     Ok(Value::Object(Object::new("File", call, file)))
+}
+
+/// What is wrong with a path of the client's that is there and gave no file; `None` when that is not known.
+async fn not_a_file(ctx: &Ctx, path: &str) -> Option<Error> {
+    let request = LinkRequest::Stat {
+        path: path.into(),
+        follow: false,
+    };
+    let mut stream = ctx.client.link.open(request).await.ok()?;
+    let stat: wire::link::PathStat = read_status(&mut stream).await.ok()?;
+    let what = match stat.kind {
+        PathKind::Dir | PathKind::File => return None,
+        PathKind::Symlink => {
+            "it is a symbolic link to nothing inside its directory: name the file that is meant"
+        }
+        PathKind::Socket => "it is a socket: pass it with `host.unixSocket`",
+        PathKind::Other => "it is a pipe or a device, not a regular file",
+    };
+    Some(Error::user(what))
 }
 
 async fn set_secret_file(inv: Invocation<Ctx>) -> Answer {

@@ -439,6 +439,9 @@ fn receive(
                     .ok()
                     .and_then(|i| batch.get(i))
                     .ok_or_else(|| broken("a file nobody asked for"))?;
+                if error.kind == wire::LinkErrorKind::Permission {
+                    return Err(link_error(&error).context("cannot upload"));
+                }
                 let path = String::from_utf8_lossy(&items[*n].path).into_owned();
                 return Err(Error::user(format!(
                     "`{path}` changed while it was uploaded: {}",
