@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use engine::link::{ClientLink, Dialed, Io, LinkFuture, Listener};
+use engine::link::{ClientLink, Dialed, Io, LinkFuture, Listener, ListeningSocket};
 use tokio::sync::{mpsc, oneshot};
 use wire::{
     LinkError, LinkErrorKind, LinkRequest, ToClient,
@@ -104,15 +104,18 @@ impl Link {
                 stream,
                 LinkRequest::Listen {
                     addr,
-                    pass: network == Network::Tcp,
+                    pass: true,
                     network,
                 },
             )
             .await?;
         let Listening { addr } = read_status(&mut control).await?;
-        let socket = match control.get_mut().descriptor() {
-            Some(fd) => Some(std::net::TcpListener::from(tcp(fd, true)?)),
-            None => None,
+        let socket = match (control.get_mut().descriptor(), network) {
+            (None, _) => None,
+            (Some(fd), Network::Udp) => {
+                Some(ListeningSocket::Udp(checked(fd, Wanted::Datagrams)?.into()))
+            }
+            (Some(fd), _) => Some(ListeningSocket::Tcp(checked(fd, Wanted::Listener)?.into())),
         };
         Ok(Listener {
             addr,
@@ -136,7 +139,7 @@ impl Link {
             .await?;
         read_status::<()>(&mut conn).await?;
         Ok(match conn.get_mut().descriptor() {
-            Some(fd) => Dialed::Socket(std::net::TcpStream::from(tcp(fd, false)?)),
+            Some(fd) => Dialed::Socket(std::net::TcpStream::from(checked(fd, Wanted::Connection)?)),
             None => Dialed::Stream(Box::new(conn)),
         })
     }
@@ -170,18 +173,28 @@ impl Link {
     }
 }
 
-/// A descriptor that a client handed over, if it is the TCP socket it should be.
-fn tcp(fd: OwnedFd, listening: bool) -> Result<OwnedFd, LinkError> {
+/// What a descriptor that a client handed over should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Connection,
+    Listener,
+    Datagrams,
+}
+
+/// A descriptor that a client handed over, if it is the socket it should be.
+fn checked(fd: OwnedFd, wanted: Wanted) -> Result<OwnedFd, LinkError> {
     use rustix::net::{AddressFamily, SocketType, sockopt};
     let family = matches!(
         sockopt::socket_domain(&fd),
         Ok(AddressFamily::INET | AddressFamily::INET6)
     );
-    let stream = matches!(sockopt::socket_type(&fd), Ok(SocketType::STREAM));
-    if !family
-        || !stream
-        || !matches!(sockopt::socket_acceptconn(&fd), Ok(accepts) if accepts == listening)
-    {
+    let kind = if wanted == Wanted::Datagrams {
+        SocketType::DGRAM
+    } else {
+        SocketType::STREAM
+    };
+    let accepts = matches!(sockopt::socket_acceptconn(&fd), Ok(true));
+    if !family || sockopt::socket_type(&fd) != Ok(kind) || accepts != (wanted == Wanted::Listener) {
         return Err(LinkError::new(
             LinkErrorKind::Invalid,
             "the client handed over something else than the socket it was asked for",

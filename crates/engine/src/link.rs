@@ -61,9 +61,17 @@ pub struct Listener {
     /// The address it has.
     pub addr: String,
     /// The socket itself, not blocking, when the client is on this machine; then nothing is `accepted` for us.
-    pub socket: Option<std::net::TcpListener>,
+    pub socket: Option<ListeningSocket>,
     /// Connections to it, carried by the client.
     pub accepted: mpsc::Receiver<Box<dyn Io>>,
     /// It is open as long as this is.
     pub control: Box<dyn Io>,
+}
+
+/// A socket that is bound on a client's machine.
+pub enum ListeningSocket {
+    /// Listens for connections.
+    Tcp(std::net::TcpListener),
+    /// Takes datagrams.
+    Udp(std::net::UdpSocket),
 }

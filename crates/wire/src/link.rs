@@ -95,7 +95,8 @@ pub enum LinkRequest {
         addr: String,
         /// How; `unix` is refused.
         network: Network,
-        /// For `tcp`: the socket itself is wanted, if the client can [pass](crate::pass) it; then the client accepts nothing.
+        /// The socket itself is wanted, if the client can [pass](crate::pass) it; then the client accepts nothing. UDP is
+        /// refused without.
         #[serde(default)]
         pass: bool,
     },

@@ -2,7 +2,7 @@
 //! that their bytes need not pass through it.
 //!
 //! They come with the [`Status`](crate::Status) line of a [`Dial`](crate::LinkRequest::Dial) (the connected socket) or a
-//! [`Listen`](crate::LinkRequest::Listen) (the listening one), for TCP only and where the request asks for it. Without one, bytes are carried as said there.
+//! [`Listen`](crate::LinkRequest::Listen) (the listening one), where the request asks for it. Without one, bytes are carried as said there.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     thread,
 };
 
@@ -118,8 +118,11 @@ fn root_a_port_in_use_is_an_error_that_says_so() {
         "{{loadServiceFromID(id:{}){{start}}}}",
         quoted(&tunnel)
     ));
+    let holder = format!("(process {})", std::process::id());
     assert!(
-        e.contains("host to container: listen tcp") && e.contains("address already in use"),
+        e.contains(&format!(
+            "host to container: listen tcp 127.0.0.1:{port}: address already in use by `"
+        )) && e.ends_with(&holder),
         "{e}"
     );
     s.close();
@@ -149,6 +152,55 @@ fn root_containers_reach_this_machine_through_a_host_service() {
         args(&["python3", "-c", program])
     ));
     assert_eq!(said.trim(), "got hello");
+    server.join().expect("served");
+    s.close();
+}
+
+#[test]
+fn root_datagrams_pass_in_both_directions() {
+    let Some(lab) = Lab::new() else { return };
+    let s = lab.session();
+    let echo = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('0.0.0.0',7002))\nwhile True:\n b,a=s.recvfrom(9000)\n s.sendto(b.upper(),a)";
+    let id = s.text(&format!(
+        "{{container{{from(address:\"python:3.12-slim\"){{withExposedPort(port:7002,protocol:UDP){{withExec(args:{}){{asService{{id",
+        args(&["python3", "-c", echo])
+    ));
+    let tunnel = s.text(&format!(
+        "{{host{{tunnel(service:{},ports:[{{backend:7002,protocol:UDP}}]){{id",
+        quoted(&id)
+    ));
+    s.get(&format!(
+        "{{loadServiceFromID(id:{}){{start",
+        quoted(&tunnel)
+    ));
+    let endpoint = s.text(&format!(
+        "{{loadServiceFromID(id:{}){{endpoint",
+        quoted(&tunnel)
+    ));
+    let here = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    here.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    here.send_to(b"hello", &endpoint).expect("sent");
+    let mut buffer = [0; 100];
+    let (n, _) = here.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(&buffer[..n], b"HELLO");
+
+    // And to this machine.
+    let port = here.local_addr().expect("an address").port();
+    let server = thread::spawn(move || {
+        let mut buffer = [0; 100];
+        let (n, from) = here.recv_from(&mut buffer).expect("a question");
+        here.send_to(&buffer[..n].repeat(2), from).expect("sent");
+    });
+    let host = s.text(&format!(
+        "{{host{{service(ports:[{{frontend:7003,backend:{port},protocol:UDP}}]){{id"
+    ));
+    let ask = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.settimeout(20)\ns.sendto(b'ab',('host',7003))\nprint(s.recv(100).decode())";
+    let said = s.text(&format!(
+        "{{container{{from(address:\"python:3.12-slim\"){{withServiceBinding(alias:\"host\",service:{}){{withExec(args:{}){{stdout",
+        quoted(&host),
+        args(&["python3", "-c", ask])
+    ));
+    assert_eq!(said.trim(), "abab");
     server.join().expect("served");
     s.close();
 }

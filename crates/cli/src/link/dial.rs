@@ -1,6 +1,6 @@
 //! Connections from this machine, and to it.
 
-use std::{io, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest},
@@ -16,7 +16,7 @@ use wire::{
     pass,
 };
 
-use super::{Broken, Server, status_line};
+use super::{Broken, Server, holder, status_line};
 use crate::{
     connect::Conn,
     resolve::{self, Names},
@@ -161,6 +161,30 @@ async fn datagrams(conn: Conn, socket: UdpSocket) -> io::Result<()> {
     Ok(())
 }
 
+/// Hands a datagram socket to the engine, where that is possible: nobody carries datagrams over a stream yet.
+async fn hand_over(
+    mut conn: Conn,
+    network: Network,
+    addr: &str,
+    socket: UdpSocket,
+    handed: bool,
+) -> io::Result<()> {
+    if network != Network::Udp || !handed || !matches!(conn, Conn::Unix(_)) {
+        let why =
+            format!("cannot listen at `{addr}`: only tcp is supported with an engine elsewhere");
+        let error = LinkError::new(LinkErrorKind::Invalid, why);
+        return say::<()>(&mut conn, &Status::Error(error)).await;
+    }
+    let listening = Status::Ok(Listening {
+        addr: socket.local_addr()?.to_string(),
+    });
+    say_with(&mut conn, &listening, &socket).await?;
+    // The engine's copy is the only one: it closes the port when it likes.
+    drop(socket);
+    let _ = conn.read(&mut [0; 1]).await;
+    Ok(())
+}
+
 /// Answers a `listen` request: accepts until the engine closes the stream.
 pub(super) async fn listen(
     server: &Server,
@@ -169,26 +193,29 @@ pub(super) async fn listen(
     (network, addr): (Network, &str),
     handed: bool,
 ) -> Result<(), Broken> {
-    if network != Network::Tcp {
-        let error = LinkError::new(
-            LinkErrorKind::Invalid,
-            format!("cannot listen at `{addr}`: only tcp is supported"),
-        );
-        return Ok(say::<()>(&mut conn, &Status::Error(error)).await?);
-    }
-    let bound = async {
-        let at = resolve::lookup(addr, server.names()).await?;
-        TcpListener::bind(&at[..]).await
-    };
-    let listener = match bound.await {
-        Ok(l) => l,
-        Err(e) => {
-            return Ok(say::<()>(
-                &mut conn,
-                &Status::Error(refused("listen", network, addr, &e)),
-            )
-            .await?);
+    let failed = |e: &io::Error, at: Option<SocketAddr>| {
+        let mut error = refused("listen", network, addr, e);
+        if let (io::ErrorKind::AddrInUse, Some(at)) = (e.kind(), at)
+            && let Some(holder) = holder::of(at, network == Network::Udp)
+        {
+            error.message = format!("{} by {holder}", error.message);
         }
+        Status::Error(error)
+    };
+    let at = match resolve::lookup(addr, server.names()).await {
+        Ok(at) => at,
+        Err(e) => return Ok(say::<()>(&mut conn, &failed(&e, None)).await?),
+    };
+    let first = at.first().copied();
+    if network != Network::Tcp {
+        return match UdpSocket::bind(&at[..]).await {
+            Err(e) => Ok(say::<()>(&mut conn, &failed(&e, first)).await?),
+            Ok(socket) => Ok(hand_over(conn, network, addr, socket, handed).await?),
+        };
+    }
+    let listener = match TcpListener::bind(&at[..]).await {
+        Ok(l) => l,
+        Err(e) => return Ok(say::<()>(&mut conn, &failed(&e, first)).await?),
     };
     let local = listener.local_addr()?;
     let listening = Status::Ok(Listening {

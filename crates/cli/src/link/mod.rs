@@ -6,6 +6,7 @@
 pub mod dial;
 pub mod docker;
 pub mod export;
+mod holder;
 pub mod read;
 mod reader;
 pub mod stat;

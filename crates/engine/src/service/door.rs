@@ -11,7 +11,7 @@ use std::{
 };
 
 use sandbox::network::run_in;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 /// Sockets made at once.
 const BATCH: usize = 16;
@@ -82,6 +82,20 @@ impl Door {
         socket
             .connect(SocketAddr::from((self.0.address, port)))
             .await
+    }
+
+    /// A datagram socket of the namespace, connected to a port of the container.
+    ///
+    /// # Errors
+    /// No socket can be had.
+    pub async fn datagrams(&self, port: u16) -> io::Result<UdpSocket> {
+        let socket = run_in(&self.0.namespace, || {
+            std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        })??;
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket)?;
+        socket.connect((self.0.address, port)).await?;
+        Ok(socket)
     }
 
     fn ready(&self) -> MutexGuard<'_, Vec<TcpSocket>> {

@@ -1,7 +1,6 @@
 //! Ports of the client's machine for containers: a namespace without a process in which the engine listens.
 
 use std::{
-    collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -11,9 +10,8 @@ use graph::error::{Class, Error};
 use sandbox::network::{bind_udp_in, listen_in};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{Semaphore, mpsc},
+    sync::Semaphore,
     task::JoinSet,
-    time::timeout,
 };
 use wire::{
     LinkRequest,
@@ -22,19 +20,15 @@ use wire::{
 };
 
 use super::{
-    Door, Forward, Service, carry, domain,
+    Door, Forward, Service, carry,
+    datagrams::{self, Flow},
+    domain,
     registry::{Announce, Controls},
 };
 use crate::{Ctx, container::Port, link::Dialed, session::Client};
 
 /// Connections of one service at once.
 const CONNECTIONS_MAX: usize = 1024;
-/// Peers of one UDP port at once.
-const FLOWS_MAX: usize = 256;
-/// Datagrams waiting for one peer's way to the client.
-const DATAGRAMS: usize = 64;
-/// A UDP peer that is silent for so long is forgotten.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// Ports of a client's machine.
 pub struct HostPorts {
@@ -177,59 +171,28 @@ async fn forward(stream: TcpStream, target: String, client: &Client) {
     }
 }
 
-/// Datagrams: a stream to the client per peer, until it falls silent.
+/// Datagrams: a stream to the client per peer.
 async fn udp(socket: UdpSocket, target: String, client: Arc<Client>) {
-    let socket = Arc::new(socket);
-    let mut flows: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
-    let mut running = JoinSet::new();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        tokio::select! {
-            Some(over) = running.join_next() => {
-                if let Ok(peer) = over {
-                    flows.remove(&peer);
-                }
-            }
-            received = socket.recv_from(&mut buffer) => {
-                let Ok((n, peer)) = received else { continue };
-                if !flows.contains_key(&peer) {
-                    if flows.len() >= FLOWS_MAX {
-                        continue;
-                    }
-                    let (datagrams, queue) = mpsc::channel(DATAGRAMS);
-                    flows.insert(peer, datagrams);
-                    running.spawn(flow(socket.clone(), peer, queue, target.clone(), client.clone()));
-                }
-                if let Some(datagrams) = flows.get(&peer) {
-                    // A datagram there is no room for is lost, as datagrams are.
-                    let _ = datagrams.try_send(buffer.get(..n).unwrap_or_default().to_vec());
-                }
-            }
-        }
-    }
+    let carry = |flow| relay(flow, target.clone(), client.clone());
+    datagrams::serve(socket, carry).await;
 }
 
-async fn flow(
-    socket: Arc<UdpSocket>,
-    peer: SocketAddr,
-    mut queue: mpsc::Receiver<Vec<u8>>,
-    target: String,
-    client: Arc<Client>,
-) -> SocketAddr {
+async fn relay(mut flow: Flow, target: String, client: Arc<Client>) {
     let request = LinkRequest::Dial {
         network: Network::Udp,
         addr: target,
         pass: false,
     };
     let Ok(mut there) = client.link.open(request).await else {
-        return peer;
+        return;
     };
     if read_status::<()>(&mut there).await.is_err() {
-        return peer;
+        return;
     }
     let (mut from, mut to) = tokio::io::split(there);
+    let back = flow.back();
     let outward = async {
-        while let Ok(Some(datagram)) = timeout(SILENCE, queue.recv()).await {
+        while let Some(datagram) = flow.next().await {
             if frame::write_async(&mut to, Kind::Data, &datagram)
                 .await
                 .is_err()
@@ -241,9 +204,8 @@ async fn flow(
     let inward = async {
         let mut payload = Vec::new();
         while let Ok(Kind::Data) = frame::read_async(&mut from, &mut payload).await {
-            let _ = socket.send_to(&payload, peer).await;
+            back.send(&payload).await;
         }
     };
     tokio::select! { () = outward => {}, () = inward => {} }
-    peer
 }

@@ -8,26 +8,26 @@ use std::{
 
 use graph::error::{Class, Error};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
 
 use super::{
-    Door, Forward, Kind, Service, Use, carry,
+    Door, Forward, Kind, Service, Use, carry, datagrams,
     registry::{Announce, Controls},
 };
 use crate::{
     Ctx,
     container::Port,
-    link::{Io, Listener},
+    link::{Io, Listener, ListeningSocket},
     session::Client,
 };
 
 /// What a tunnel is reached under.
 pub(super) const LOCALHOST: &str = "127.0.0.1";
 /// Connections of one port at once.
-const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: usize = 2048;
 
 /// Ports of a client's machine that lead to a container service.
 pub struct Tunnel {
@@ -99,9 +99,16 @@ pub(super) async fn live(
     {
         open.push(control);
         let (ctx, upstream) = (ctx.clone(), upstream.clone());
-        match socket.map(TcpListener::from_std) {
-            Some(Ok(listener)) => accepting.spawn(accept(listener, ctx, upstream, forward.backend)),
-            Some(Err(e)) => return Err(Error::environment(format!("host to container: {e}"))),
+        let failed = |e: std::io::Error| Error::environment(format!("host to container: {e}"));
+        match socket {
+            Some(ListeningSocket::Tcp(listener)) => {
+                let listener = TcpListener::from_std(listener).map_err(failed)?;
+                accepting.spawn(accept(listener, ctx, upstream, forward.backend))
+            }
+            Some(ListeningSocket::Udp(socket)) => {
+                let socket = UdpSocket::from_std(socket).map_err(failed)?;
+                accepting.spawn(take(socket, ctx, upstream, forward.backend))
+            }
             None => accepting.spawn(receive(accepted, ctx, upstream, forward.backend)),
         };
     }
@@ -196,6 +203,24 @@ async fn receive(
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// Carries the datagrams of a client's socket.
+async fn take(socket: UdpSocket, ctx: Ctx, upstream: Arc<Upstream>, backend: u16) {
+    let carry = |flow| {
+        let (ctx, upstream) = (ctx.clone(), upstream.clone());
+        async move {
+            let there = match upstream.door(&ctx).await {
+                Ok(door) => door.datagrams(backend).await,
+                Err(e) => return tracing::debug!("datagrams through a tunnel: {e}"),
+            };
+            match there {
+                Ok(there) => datagrams::to_socket(flow, there).await,
+                Err(e) => tracing::debug!("datagrams through a tunnel: {e}"),
+            }
+        }
+    };
+    datagrams::serve(socket, carry).await;
 }
 
 async fn connect(ctx: &Ctx, upstream: &Upstream, backend: u16) -> Result<TcpStream, Error> {
