@@ -164,6 +164,16 @@ fn root_stopping_asks_first_and_kills_when_told() {
         waiting.join().expect("both return");
     });
     assert_eq!(running(&mark("deaf")), 0);
+    // Nobody has to: it is killed when it has had its time.
+    s.get(&field(&deaf, "start"));
+    until("it speaks", Duration::from_secs(5), || {
+        s.text(&field(&deaf, "logs")).contains(&mark("deaf"))
+    });
+    let began = Instant::now();
+    s.get(&field(&deaf, "stop"));
+    let took = began.elapsed().as_secs_f64();
+    assert!((9.5..12.0).contains(&took), "{took} s");
+    assert_eq!(running(&mark("deaf")), 0);
     s.close();
 }
 

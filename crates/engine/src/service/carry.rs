@@ -25,6 +25,12 @@ pub(super) async fn sockets(one: TcpStream, other: TcpStream) {
     carry::halves(one.into_split(), other.into_split(), SOCKETS).await;
 }
 
+/// Makes the close that follows a reset, which a peer cannot take for an orderly end.
+pub(super) fn reset(stream: &TcpStream) {
+    // A socket that cannot be told so is gone already.
+    let _ = stream.set_zero_linger();
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::{
@@ -91,5 +97,18 @@ mod tests {
         let (one, mut other) = through().await;
         drop(one);
         assert_eq!(other.read(&mut [0; 1]).await.expect("an end"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reset_ends_the_other_side() {
+        let (one, mut other) = through().await;
+        reset(&one);
+        drop(one);
+        assert!(matches!(other.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+        // And soon it cannot be written to any more.
+        let gone = async { while other.write_all(b"still there?").await.is_ok() {} };
+        tokio::time::timeout(std::time::Duration::from_secs(20), gone)
+            .await
+            .expect("told");
     }
 }

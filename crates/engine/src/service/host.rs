@@ -166,8 +166,11 @@ async fn forward(stream: TcpStream, target: String, client: &Client) {
             let _ = stream.set_nodelay(true);
             carry::streams(there, stream).await;
         }
-        // Closing is all that can be said to a container whose peer does not answer.
-        Err(e) => tracing::debug!("a connection to the client's machine: {e}"),
+        // A reset is all that can be said to a container whose peer does not answer.
+        Err(e) => {
+            carry::reset(&stream);
+            tracing::debug!("a connection to the client's machine: {e}");
+        }
     }
 }
 

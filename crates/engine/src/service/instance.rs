@@ -18,7 +18,7 @@ use super::{
     healthcheck::Healthcheck,
     output::Log,
     ready,
-    registry::{Announce, Controls, End},
+    registry::{Announce, Controls, End, TERMINATE},
 };
 use crate::{
     Ctx,
@@ -330,19 +330,13 @@ async fn supervise(
         exit = child.wait() => return Ok(Ended::Later(exit?, false)),
         end = controls.end(None) => end,
     };
-    if let End::Terminate { limit } = end
+    if end == End::Terminate
         && child.signal(TERM).is_ok()
     {
-        let patience = async {
-            match limit {
-                Some(limit) => sleep(limit).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             exit = child.wait() => return Ok(Ended::Later(exit?, true)),
             () = controls.killed() => {}
-            () = patience => {}
+            () = sleep(TERMINATE) => {}
         }
     }
     child.kill()?;

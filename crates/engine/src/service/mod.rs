@@ -172,6 +172,63 @@ pub async fn bind(ctx: &Ctx, bindings: &[Binding]) -> Result<Bound, Error> {
     Ok(Bound { uses, aliases })
 }
 
+/// A service that the engine itself uses, for `git` and `http` of a service host: it runs as long as this value.
+#[derive(Debug)]
+pub struct Reached {
+    hostname: Arc<str>,
+    used: Use,
+    door: Door,
+}
+
+/// Holds a service running while the engine does something with it: starts it when it does not run, waits until it is
+/// ready, and gives the way to it. Dropping the answer ends the use; the service then stays for its usual ten seconds.
+///
+/// ```ignore
+/// let reached = service::reach(&ctx, &service).await?;
+/// let stream = reached.connect(9418).await?; // while `reached` lives
+/// ```
+///
+/// # Errors
+/// It did not start: `start abc (no aliases): …`; it is a tunnel, which has no address for containers; the engine runs
+/// containers without network.
+pub async fn reach(ctx: &Ctx, service: &Service) -> Result<Reached, Error> {
+    let hostname = service.hostname.clone();
+    let used = ctx.session.services.acquire(ctx, service).await;
+    let used = used.map_err(|e| e.context(format_args!("start {hostname} (no aliases)")))?;
+    let door = used.running().door.clone().ok_or_else(|| {
+        Error::user(format!(
+            "service {hostname} has no address that can be reached"
+        ))
+    })?;
+    Ok(Reached {
+        hostname,
+        used,
+        door,
+    })
+}
+
+impl Reached {
+    /// Its address in the containers' network. The machine's own network does not lead there: see [`Reached::connect`].
+    pub fn address(&self) -> Ipv4Addr {
+        self.door.address()
+    }
+
+    /// Is this what a URL means by the host: the service's host name, short or fully qualified?
+    pub fn is_called(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        host.eq_ignore_ascii_case(&self.hostname)
+            || host.eq_ignore_ascii_case(&self.used.running().hostname)
+    }
+
+    /// Connects to a port of it.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub async fn connect(&self, port: u16) -> std::io::Result<tokio::net::TcpStream> {
+        self.door.connect(port).await
+    }
+}
+
 impl Service {
     /// The ports a container or host service is asked for, without running; a tunnel has them only when it runs.
     fn declared_ports(&self) -> Vec<Port> {

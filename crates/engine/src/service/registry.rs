@@ -25,7 +25,7 @@ use crate::{Ctx, container::Port};
 /// How long a service stays after its last use: one exec is often followed by another.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a service that is asked to end may take before it is killed.
-const TERMINATE: Duration = Duration::from_secs(10);
+pub(super) const TERMINATE: Duration = Duration::from_secs(10);
 /// How long the end of a session waits for its killed services.
 const CLOSE: Duration = Duration::from_secs(5);
 /// Logs of ended services remembered per session.
@@ -252,7 +252,7 @@ impl Services {
 
     /// Ends a service, whoever uses it, and waits for its end. One that does not run has ended.
     ///
-    /// Without `kill` the process is asked to end and may take as long as it likes, unless somebody kills it.
+    /// Without `kill` the process is asked to end, and killed when it has not within ten seconds.
     pub async fn stop(&self, id: Digest, kill: bool) {
         let ended = {
             let mut state = lock(&self.0);
@@ -407,11 +407,8 @@ impl Announce<'_> {
 pub(super) enum End {
     /// At once.
     Kill,
-    /// Asked; killed when it takes longer than this.
-    Terminate {
-        /// `None` waits for ever.
-        limit: Option<Duration>,
-    },
+    /// Asked; killed when it takes longer than [`TERMINATE`].
+    Terminate,
 }
 
 /// What an instance is told.
@@ -432,8 +429,8 @@ impl Controls {
         tokio::select! {
             biased;
             () = kill.cancelled() => End::Kill,
-            () = terminate.cancelled() => End::Terminate { limit: None },
-            () = self.unused(grace.unwrap_or(GRACE)) => End::Terminate { limit: Some(TERMINATE) },
+            () = terminate.cancelled() => End::Terminate,
+            () = self.unused(grace.unwrap_or(GRACE)) => End::Terminate,
         }
     }
 

@@ -178,7 +178,10 @@ async fn accept(listener: TcpListener, ctx: Ctx, upstream: Arc<Upstream>, backen
             let _place = place;
             match connect(&ctx, &upstream, backend).await {
                 Ok(there) => carry::sockets(conn, there).await,
-                Err(e) => tracing::debug!("a connection through a tunnel: {e}"),
+                Err(e) => {
+                    carry::reset(&conn);
+                    tracing::debug!("a connection through a tunnel: {e}");
+                }
             }
         });
         while connections.try_join_next().is_some() {}
