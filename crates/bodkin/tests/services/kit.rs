@@ -320,3 +320,131 @@ pub(crate) fn args(command: &[&str]) -> String {
             .join(",")
     )
 }
+
+/// What an engine holds of the kernel and of the machine, counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    /// Open descriptors.
+    pub(crate) descriptors: usize,
+    /// Processes below it.
+    pub(crate) processes: usize,
+    /// Lines of its table of mounts.
+    pub(crate) mounts: usize,
+    /// Network namespaces it has open.
+    pub(crate) namespaces: usize,
+    /// Devices in these.
+    pub(crate) devices: usize,
+    /// Sockets that are bound in these.
+    pub(crate) ports: usize,
+    /// Addresses that its packet filter knows.
+    pub(crate) addresses: usize,
+}
+
+impl Lab {
+    /// Counts what the engine holds.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let engine = self.engine().expect("an engine");
+        let fds = std::fs::read_dir(format!("/proc/{engine}/fd")).expect("an engine");
+        let links: Vec<_> = fds
+            .flatten()
+            .filter_map(|e| Some((e.path(), std::fs::read_link(e.path()).ok()?)))
+            .collect();
+        let mut spaces = std::collections::BTreeMap::new();
+        for (path, link) in &links {
+            if link.to_string_lossy().starts_with("net:[") {
+                spaces.insert(link.clone(), path.clone());
+            }
+        }
+        let (mut devices, mut ports, mut addresses) = (0, 0, 0);
+        for path in spaces.values() {
+            // A namespace that has just been closed holds nothing.
+            let Ok(space) = std::fs::File::open(path) else {
+                continue;
+            };
+            let (d, p, a) = std::thread::spawn(move || in_namespace(&space))
+                .join()
+                .expect("counted");
+            devices += d;
+            ports += p;
+            addresses += a;
+        }
+        let mounts =
+            std::fs::read_to_string(format!("/proc/{engine}/mountinfo")).unwrap_or_default();
+        Holdings {
+            descriptors: links.len(),
+            processes: below(engine),
+            mounts: mounts.lines().count(),
+            namespaces: spaces.len(),
+            devices,
+            ports,
+            addresses,
+        }
+    }
+
+    /// The engine's memory that no other process shares, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let engine = self.engine().expect("an engine");
+        let rollup =
+            std::fs::read_to_string(format!("/proc/{engine}/smaps_rollup")).expect("readable");
+        let private = rollup.lines().filter(|l| l.starts_with("Private_"));
+        private
+            .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .sum()
+    }
+}
+
+/// Devices, bound sockets and filtered addresses of a network namespace.
+fn in_namespace(space: &std::fs::File) -> (usize, usize, usize) {
+    use std::os::fd::AsFd;
+    let net = Some(rustix::thread::LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(space.as_fd(), net).expect("allowed");
+    let lines = |table: &str| {
+        std::fs::read_to_string(format!("/proc/thread-self/net/{table}"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+            .saturating_sub(1)
+    };
+    let rules = Command::new("nft")
+        .args(["list", "ruleset"])
+        .output()
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
+    let addresses = rules
+        .split(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .filter(|w| w.parse::<std::net::Ipv4Addr>().is_ok())
+        .count();
+    let listening = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
+    let listening = listening.lines().filter(|l| l.contains(" 0A ")).count();
+    (lines("dev"), listening + lines("udp"), addresses)
+}
+
+/// How many processes descend from this one.
+fn below(root: i32) -> usize {
+    let mut parents = std::collections::HashMap::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| {
+            let mut words = rest.split(' ');
+            words.nth(1)?.parse::<i32>().ok()
+        });
+        parents.insert(pid, parent.unwrap_or(0));
+    }
+    let descends = |mut pid: i32| {
+        while let Some(parent) = parents.get(&pid).copied().filter(|p| *p > 1) {
+            if parent == root {
+                return true;
+            }
+            pid = parent;
+        }
+        false
+    };
+    parents.keys().filter(|p| descends(**p)).count()
+}

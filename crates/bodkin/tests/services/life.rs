@@ -377,54 +377,6 @@ fn root_a_bound_service_is_not_reached_by_another_session() {
 }
 
 #[test]
-fn root_a_hundred_services_at_once() {
-    let Some(lab) = Lab::new() else { return };
-    let s = lab.session();
-    let ids: Vec<String> = (0..100)
-        .map(|i| web(&s, &format!("{}-{i}", mark("many"))))
-        .collect();
-    thread::scope(|scope| {
-        for id in &ids {
-            scope.spawn(|| s.get(&field(id, "start")));
-        }
-    });
-    assert_eq!(running(&mark("many")), 100);
-    s.close();
-    until("all are gone", Duration::from_secs(2), || {
-        running(&mark("many")) == 0
-    });
-}
-
-#[test]
-fn root_many_starts_and_stops_leave_nothing() {
-    let Some(lab) = Lab::new() else { return };
-    let s = lab.session();
-    let id = web(&s, &mark("often"));
-    let once = || {
-        s.get(&field(&id, "start"));
-        s.get(&field(&id, "stop(kill:true)"));
-    };
-    let held = || {
-        let engine = lab.engine().expect("an engine");
-        let fds = std::fs::read_dir(format!("/proc/{engine}/fd"))
-            .expect("an engine")
-            .count();
-        let threads = std::fs::read_dir(format!("/proc/{engine}/task"))
-            .expect("an engine")
-            .count();
-        (fds, threads)
-    };
-    (0..20).for_each(|_| once());
-    let (fds, _) = held();
-    (0..100).for_each(|_| once());
-    let (after, threads) = held();
-    assert!(after <= fds + 20, "descriptors: {fds}, then {after}");
-    assert!(threads < 120, "threads: {threads}");
-    assert_eq!(running(&mark("often")), 0);
-    s.close();
-}
-
-#[test]
 fn root_a_secret_in_a_command_line_is_masked_wherever_it_is_shown() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
