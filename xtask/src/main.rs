@@ -64,6 +64,8 @@ fn run(args: &[String]) -> Result<()> {
         "env" => env::up(&env::Options::parse(rest)?),
         "test" => test::command(rest),
         "bench" => bench::command(rest),
+        // Not for people: the ends of measured connections.
+        "bench-peer" => bench::peer_command(rest),
         "down" => env::down(rest),
         "help" | "-h" | "--help" => {
             print!("{USAGE}");

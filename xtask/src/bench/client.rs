@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::env::Shell;
+use crate::env::{self, Shell};
 
 /// Longest time for one query.
 const QUERY: Duration = Duration::from_secs(300);
@@ -38,6 +38,16 @@ impl Bench {
                 .map(|(name, value)| (*name, value)),
         );
         command
+    }
+
+    /// What the engine holds in memory, in KiB.
+    pub(super) fn engine_memory(&self) -> Result<u64> {
+        let pid = fs::read_to_string(env::state_dir(&self.dir).join("lock"))
+            .context("the engine does not run")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim()))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let number = line.and_then(|l| l.split_whitespace().next());
+        number.context("no VmRSS")?.parse().context("no number")
     }
 
     pub(super) fn session(&self) -> Result<Session> {

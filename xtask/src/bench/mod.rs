@@ -5,11 +5,15 @@
 
 mod client;
 mod others;
+mod peer;
 mod rows;
+mod services;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+
+pub(crate) use self::peer::command as peer_command;
 
 use crate::{env, files, images};
 

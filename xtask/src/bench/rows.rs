@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Row, client::Bench, others};
+use super::{Row, client::Bench, others, services};
 use crate::env;
 
 /// Runs of short work.
-const TIMES: usize = 15;
+pub(super) const TIMES: usize = 15;
 /// Runs of long work.
-const FEW: usize = 5;
+pub(super) const FEW: usize = 5;
 
 pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
     type Make = fn(&Bench) -> Result<Row>;
@@ -31,6 +31,13 @@ pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
         ("unchanged", unchanged),
         ("export", export),
         ("unpack", unpack),
+        ("service-start", services::start),
+        ("service-bind", services::bind),
+        ("service-stop", services::stop),
+        ("service-names", services::names),
+        ("tunnel-http", services::tunnel_http),
+        ("tunnel-tcp", services::tunnel_tcp),
+        ("tunnel-large", services::tunnel_large),
     ];
     let mut out = Vec::new();
     for (name, make) in rows {
@@ -39,12 +46,19 @@ pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
             out.push(make(bench).with_context(|| format!("row `{name}`"))?);
         }
     }
-    eprintln!("engine at rest: {}", resident(bench)?);
+    let memory = "service-memory";
+    if only.is_empty() || only.iter().any(|o| memory.contains(o.as_str())) {
+        eprintln!(
+            "engine's memory for an idle service: {} KiB (goal 1024 KiB)",
+            services::memory(bench).with_context(|| format!("row `{memory}`"))?
+        );
+    }
+    eprintln!("engine at rest: {} KiB", bench.engine_memory()?);
     Ok(out)
 }
 
 /// Something no earlier run has asked.
-fn fresh() -> String {
+pub(super) fn fresh() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let at = std::time::SystemTime::now()
@@ -278,20 +292,4 @@ fn unpack(bench: &Bench) -> Result<Row> {
         3000.0,
         runs,
     ))
-}
-
-/// What the engine holds in memory when nothing runs.
-fn resident(bench: &Bench) -> Result<String> {
-    let pid = fs::read_to_string(env::state_dir(&bench.dir).join("lock"))
-        .context("the engine does not run")?;
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.trim()))?;
-    let line = status
-        .lines()
-        .find(|l| l.starts_with("VmRSS"))
-        .unwrap_or("VmRSS: unknown");
-    Ok(line
-        .split_whitespace()
-        .skip(1)
-        .collect::<Vec<_>>()
-        .join(" "))
 }

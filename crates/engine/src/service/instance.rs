@@ -330,9 +330,7 @@ async fn supervise(
         exit = child.wait() => return Ok(Ended::Later(exit?, false)),
         end = controls.end(None) => end,
     };
-    if end == End::Terminate
-        && child.signal(TERM).is_ok()
-    {
+    if end == End::Terminate && child.signal(TERM).is_ok() {
         tokio::select! {
             exit = child.wait() => return Ok(Ended::Later(exit?, true)),
             () = controls.killed() => {}
