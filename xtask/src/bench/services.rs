@@ -1,7 +1,6 @@
 //! The rows about services. What they are compared with runs in the same images, on the same machine, in the same run.
 
 use std::{
-    fs,
     net::{SocketAddr, TcpListener},
     time::Duration,
 };
@@ -139,27 +138,20 @@ fn tunnel(session: &Session, id: &str) -> Result<SocketAddr> {
     Ok(get(session, &of(&tunnel, "endpoint"))?.1.parse()?)
 }
 
-/// Both servers of a comparison: what runs in the container, and plainly on a port of this machine.
-struct Servers<'a> {
-    contained: &'a [&'a str],
-    plain: &'a dyn Fn(&str) -> Vec<String>,
-}
-
-/// So many connections one after another, several times, in turns with the same on plain loopback.
+/// So many connections to this program, one after another, several times, in turns with the same on plain loopback.
 fn compare(
     bench: &Bench,
     work: &'static str,
     (what, times): (&str, usize),
-    servers: &Servers<'_>,
     limit: f64,
 ) -> Result<Row> {
     let session = bench.session()?;
-    let id = service(&session, 8000, servers.contained)?;
+    let id = service(&session, 8000, &["/peer", "bench-peer", "serve", "8000"])?;
     let away = tunnel(&session, &id)?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let words = (servers.plain)(&port.to_string());
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let _plain = Plain::start(&words, port)?;
+    let own = std::env::current_exe().context("no path to this program")?;
+    let own = own.display().to_string();
+    let _plain = Plain::start(&[&own, "bench-peer", "serve", &port.to_string()], port)?;
     let here = SocketAddr::from(([127, 0, 0, 1], port));
     let all = |to| {
         let each: Result<Vec<Duration>> = (0..times).map(|_| peer::connect(what, to)).collect();
@@ -171,48 +163,52 @@ fn compare(
         plain.push(all(here)?);
     }
     get(&session, &of(&id, "stop(kill:true)"))?;
-    let mut row = Row::new(work, 0.0, runs).beside("plain loopback", plain);
-    row.goal = row.beside.as_ref().map(|(_, p)| median(p).mul_f64(limit));
-    Ok(row)
+    Ok(beside_loopback(work, runs, plain, limit))
 }
 
-/// A comparison with this program as the server.
-fn compare_own(bench: &Bench, work: &'static str, load: (&str, usize), limit: f64) -> Result<Row> {
-    let own = std::env::current_exe().context("no path to this program")?;
-    let own = own.display().to_string();
-    let servers = Servers {
-        contained: &["/peer", "bench-peer", "serve", "8000"],
-        plain: &|port| {
-            [&own, "bench-peer", "serve", port]
-                .map(ToOwned::to_owned)
-                .to_vec()
-        },
-    };
-    compare(bench, work, load, &servers, limit)
+fn beside_loopback(
+    work: &'static str,
+    runs: Vec<Duration>,
+    plain: Vec<Duration>,
+    limit: f64,
+) -> Row {
+    let mut row = Row::new(work, 0.0, runs).beside("plain loopback", plain);
+    row.goal = row.beside.as_ref().map(|(_, p)| median(p).mul_f64(limit));
+    row
 }
 
 pub(super) fn tunnel_http(bench: &Bench) -> Result<Row> {
-    let folder = bench.scratch.path();
-    fs::write(folder.join("README"), PAGE.repeat(20))?;
-    let folder = folder.display().to_string();
-    let servers = Servers {
-        contained: WEB,
-        plain: &|port| {
-            let words = ["python3", "-m", "http.server", port, "--directory", &folder];
-            words.map(ToOwned::to_owned).to_vec()
-        },
-    };
+    let session = bench.session()?;
+    let id = service(&session, 8000, WEB)?;
+    let away = tunnel(&session, &id)?;
+    // Plainly: the same server of the same image, asked on its own loopback. Another build of Python would differ by more
+    // than a tunnel costs.
+    let server = WEB.join(" ");
+    let once = "/peer bench-peer http 127.0.0.1:8000";
+    let script = format!(
+        "{server} >/dev/null 2>&1 & until {once} 1 >/dev/null 2>&1; do :; done; {once} {CONNECTIONS}"
+    );
+    let (mut runs, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..FEW {
+        let each: Result<Vec<Duration>> = (0..CONNECTIONS)
+            .map(|_| peer::connect("http", away))
+            .collect();
+        runs.push(each?.iter().sum());
+        let each = printed(&session, "", &["sh", "-c", &script])?;
+        plain.push(each.iter().sum());
+    }
+    get(&session, &of(&id, "stop(kill:true)"))?;
     let work = "300 HTTP requests through a tunnel";
-    compare(bench, work, ("http", CONNECTIONS), &servers, 1.3)
+    Ok(beside_loopback(work, runs, plain, 1.3))
 }
 
 pub(super) fn tunnel_tcp(bench: &Bench) -> Result<Row> {
     let work = "300 bare connections through a tunnel";
-    compare_own(bench, work, ("echo", CONNECTIONS), 1.3)
+    compare(bench, work, ("echo", CONNECTIONS), 1.3)
 }
 
 pub(super) fn tunnel_large(bench: &Bench) -> Result<Row> {
-    compare_own(bench, "1 GiB through a tunnel", ("download", 1), 1.0 / 0.8)
+    compare(bench, "1 GiB through a tunnel", ("download", 1), 1.0 / 0.8)
 }
 
 pub(super) fn names(bench: &Bench) -> Result<Row> {
