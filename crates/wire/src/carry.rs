@@ -30,31 +30,51 @@ impl Room {
 /// destroy what is on its way to it.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Carries bytes between two streams until both directions are done.
+/// What a side is told when the other breaks without an orderly end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// The end of what there is.
+    End,
+    /// Nothing: the caller closes the connection in a way that tells it.
+    Nothing,
+}
+
+/// Carries bytes between two streams until both directions are done. One that breaks looks to the other like one that ends.
 pub async fn streams(
     one: impl AsyncRead + AsyncWrite,
     other: impl AsyncRead + AsyncWrite,
     room: Room,
 ) {
     let (one, other) = (tokio::io::split(one), tokio::io::split(other));
-    halves(one, other, room).await;
+    halves(one, other, room, Break::End).await;
 }
 
-/// [`streams`] whose directions have been split already.
+/// [`streams`] whose directions have been split already. True when a side broke.
 pub async fn halves(
     one: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     other: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     room: Room,
-) {
+    told: Break,
+) -> bool {
     let (mut one, mut other) = (one, other);
     let (there, back, gone) = (Notify::new(), Notify::new(), Notify::new());
     let both = async {
         tokio::join!(
-            direction(&mut one.0, &mut other.1, room, (&there, &back, &gone)),
-            direction(&mut other.0, &mut one.1, room, (&back, &there, &gone)),
-        );
+            direction(
+                &mut one.0,
+                &mut other.1,
+                (room, told),
+                (&there, &back, &gone)
+            ),
+            direction(
+                &mut other.0,
+                &mut one.1,
+                (room, told),
+                (&back, &there, &gone)
+            ),
+        )
     };
-    tokio::select! { () = both => {}, () = after(&gone) => {} }
+    tokio::select! { (there, back) = both => there || back, () = after(&gone) => true }
 }
 
 async fn after(event: &Notify) {
@@ -63,14 +83,19 @@ async fn after(event: &Notify) {
 }
 
 /// Carries all that `from` says to `to`, and its end. If `to` takes no more, `from` is still listened to while the other
-/// direction goes on, and a little longer. `done` is told when nothing more will be delivered, `gone` that `from` has broken.
+/// direction goes on, and a little longer. `done` is told when nothing more will be delivered, `gone` that `from` has broken,
+/// which is the answer too.
 async fn direction(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    room: Room,
+    (room, told): (Room, Break),
     (done, opposite_done, gone): (&Notify, &Notify, &Notify),
-) {
+) -> bool {
     let stopped = copy(from, to, room).await;
+    if stopped == Stopped::Ended || stopped == Stopped::SenderGone && told == Break::End {
+        // It may have ended by itself.
+        let _ = to.shutdown().await;
+    }
     done.notify_one();
     match stopped {
         Stopped::Ended => {}
@@ -81,8 +106,10 @@ async fn direction(
             tokio::select! { () = after(opposite_done) => {}, () = discard => {} }
         }
     }
+    stopped == Stopped::SenderGone
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopped {
     /// The sender said all it wanted.
     Ended,
@@ -99,14 +126,14 @@ async fn copy(
 ) -> Stopped {
     let mut buffer = Vec::new();
     let mut len = room.first;
-    let stopped = loop {
+    loop {
         if buffer.len() != len {
             buffer = vec![0; len];
         }
         let n = match from.read(&mut buffer).await {
-            Ok(0) => break Stopped::Ended,
+            Ok(0) => return Stopped::Ended,
             Ok(n) => n,
-            Err(_) => break Stopped::SenderGone,
+            Err(_) => return Stopped::SenderGone,
         };
         let piece = buffer.get(..n).unwrap_or_default();
         if to.write_all(piece).await.is_err() || to.flush().await.is_err() {
@@ -117,10 +144,7 @@ async fn copy(
         } else if n < len / 64 {
             len = room.first;
         }
-    };
-    // It may have ended by itself.
-    let _ = to.shutdown().await;
-    stopped
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use wire::carry::{self, Room};
+use wire::carry::{self, Break, Room};
 
 /// Between sockets. The kernel's own ways of moving bytes between them were measured and are slower than a copy of this size.
 const SOCKETS: Room = Room {
@@ -17,12 +17,15 @@ pub(super) async fn streams(one: impl AsyncRead + AsyncWrite, other: impl AsyncR
     carry::streams(one, other, Room::USUAL).await;
 }
 
-/// Between two sockets.
-pub(super) async fn sockets(one: TcpStream, other: TcpStream) {
+/// Between two sockets. A reset of one is a reset of the other.
+pub(super) async fn sockets(mut one: TcpStream, mut other: TcpStream) {
     // Latency over throughput; a failure changes nothing.
     let _ = one.set_nodelay(true);
     let _ = other.set_nodelay(true);
-    carry::halves(one.into_split(), other.into_split(), SOCKETS).await;
+    if carry::halves(one.split(), other.split(), SOCKETS, Break::Nothing).await {
+        reset(&one);
+        reset(&other);
+    }
 }
 
 /// Makes the close that follows a reset, which a peer cannot take for an orderly end.
@@ -90,6 +93,18 @@ mod tests {
         read.expect("an end");
         assert_eq!(reply, "pong");
         sent.expect("a side is listened to until it has heard all");
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_no_orderly_end_for_the_other_side() {
+        let (mut one, mut other) = through().await;
+        one.write_all(b"half of it").await.expect("sent");
+        let mut got = [0; 10];
+        other.read_exact(&mut got).await.expect("delivered");
+        reset(&one);
+        drop(one);
+        let e = other.read(&mut [0; 1]).await.expect_err("a reset");
+        assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
