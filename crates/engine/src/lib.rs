@@ -12,6 +12,7 @@ pub mod engine;
 mod file;
 pub mod flight;
 pub mod gc;
+pub mod git;
 pub mod host;
 pub mod http;
 pub mod link;

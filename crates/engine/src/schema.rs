@@ -3,7 +3,7 @@
 use graph::schema::Schema;
 
 use crate::{
-    Ctx, cache_api, container, directory, dispatch::Binder, file, host, http, module, query,
+    Ctx, cache_api, container, directory, dispatch::Binder, file, git, host, http, module, query,
     secret, service, volume,
 };
 
@@ -123,6 +123,7 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     file::bind(&mut binder);
     host::bind(&mut binder);
     http::bind(&mut binder);
+    git::bind(&mut binder);
     secret::bind(&mut binder);
     service::bind_fields(&mut binder);
     volume::bind(&mut binder);

@@ -6,6 +6,7 @@
 pub mod dial;
 pub mod docker;
 pub mod export;
+pub mod git;
 pub mod read;
 mod reader;
 pub mod stat;
@@ -208,6 +209,11 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
             &mut conn,
             docker::credentials(&docker::Place::of_process(), &host),
         ),
+        LinkRequest::GitCredential {
+            protocol,
+            host,
+            path,
+        } => whole(&mut conn, git::credentials(&protocol, &host, &path)),
         LinkRequest::List {
             path,
             include,

@@ -89,6 +89,8 @@ pub enum Op {
     Failed(Error),
     /// The root filesystem of an image.
     Image(ImagePin),
+    /// The files of a Git commit.
+    Checkout(Box<crate::git::Checkout>),
     /// A change of the first input's tree.
     Edit(Edit),
     /// A process run over the inputs. Output 0 is the root filesystem, then one per writable directory mount.
