@@ -13,8 +13,6 @@ mod mirror;
 pub mod refs;
 mod remote;
 mod submodules;
-#[cfg(test)]
-mod tests;
 
 pub use self::{
     checkout::{Checkout, tree},
