@@ -51,7 +51,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("gc.autoDetach", "false"),
     ("maintenance.auto", "false"),
     ("advice.detachedHead", "false"),
-    ("checkout.workers", "0"),
     ("http.lowSpeedLimit", "256"),
     ("http.lowSpeedTime", "60"),
 ];
