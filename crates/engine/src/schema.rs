@@ -3,8 +3,8 @@
 use graph::schema::Schema;
 
 use crate::{
-    Ctx, cache_api, container, directory, dispatch::Binder, file, host, module, query, secret,
-    service, volume,
+    Ctx, cache_api, container, directory, dispatch::Binder, file, git, host, http, module, query,
+    secret, service, volume,
 };
 
 /// The schema's files, as text, by name.
@@ -122,6 +122,8 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     directory::bind(&mut binder);
     file::bind(&mut binder);
     host::bind(&mut binder);
+    http::bind(&mut binder);
+    git::bind(&mut binder);
     secret::bind(&mut binder);
     service::bind_fields(&mut binder);
     volume::bind(&mut binder);

@@ -29,6 +29,10 @@ pub struct Session {
     pub network: SessionNetwork,
     /// What runs for it.
     pub services: Services,
+    /// What it knows of Git repositories.
+    pub repositories: crate::git::Known,
+    /// What it has fetched over HTTP.
+    pub fetched: crate::http::Seen,
     secrets: Mutex<HashMap<Digest, Plaintext>>,
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
     registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
@@ -71,6 +75,8 @@ impl Session {
             progress,
             network: SessionNetwork::default(),
             services: Services::default(),
+            repositories: crate::git::Known::default(),
+            fetched: crate::http::Seen::default(),
             secrets: Mutex::default(),
             registry_auth: Mutex::default(),
             registry_access: Mutex::default(),
@@ -116,6 +122,8 @@ impl Session {
         self.services.close().await;
         // What it remembers keeps trees in use.
         self.solver.forget();
+        self.fetched.forget();
+        self.repositories.forget();
         engine.networking.close_session(&self.network);
         lock(&self.secrets).clear();
         lock(&self.registry_auth).clear();
@@ -138,6 +146,12 @@ impl Session {
         if failures.len() < MAX_FAILURES {
             failures.insert(key, error);
         }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Client({})", self.key)
     }
 }
 
@@ -164,6 +178,11 @@ impl Client {
             link,
             patron: Some(patron.clone()),
         }
+    }
+
+    /// Is it a process in a container?
+    pub fn is_nested(&self) -> bool {
+        self.patron.is_some()
     }
 
     /// The client at the beginning: the user's own, whose credentials count.

@@ -105,6 +105,16 @@ pub enum LinkRequest {
         /// As in an image reference: `docker.io`, `localhost:5000`.
         host: String,
     },
+    /// Credentials for a Git repository, from the helpers that the user's `git` is configured with:
+    /// `Status<Option<Credentials>>`. The user is not asked.
+    GitCredential {
+        /// `https` or `http`.
+        protocol: String,
+        /// With the port when it is not the usual one.
+        host: String,
+        /// Of the repository, without a slash at its beginning.
+        path: String,
+    },
     /// From a newer engine; answered with an error of kind `Invalid`.
     #[serde(other)]
     Unknown,

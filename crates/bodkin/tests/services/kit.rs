@@ -57,7 +57,13 @@ impl Lab {
 
     /// A session of a client of that version.
     pub(crate) fn session_of(&self, version: &str) -> Session {
+        self.session_with(version, &[])
+    }
+
+    /// A session of a client with further variables in its environment.
+    pub(crate) fn session_with(&self, version: &str, env: &[(&str, &str)]) -> Session {
         let mut command = self.command(&["session", "--version", version]);
+        command.envs(env.iter().copied());
         let log = std::fs::File::create(self.dir.path().join("session.log")).expect("a log");
         let mut child = command
             .stdin(Stdio::piped())

@@ -229,7 +229,7 @@ fn ask(helper: &str, key: &str, limit: Duration) -> Result<Option<Credentials>, 
 }
 
 /// Waits for a child and its output, not longer than `limit`.
-fn finish(mut child: Child, limit: Duration) -> io::Result<(Vec<u8>, bool)> {
+pub(super) fn finish(mut child: Child, limit: Duration) -> io::Result<(Vec<u8>, bool)> {
     let stdout = child.stdout.take();
     let reader = std::thread::spawn(move || {
         let mut out = Vec::new();

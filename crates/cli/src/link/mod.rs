@@ -6,6 +6,7 @@
 pub mod dial;
 pub mod docker;
 pub mod export;
+pub mod git;
 mod holder;
 pub mod read;
 mod reader;
@@ -209,6 +210,11 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
             &mut conn,
             docker::credentials(&docker::Place::of_process(), &host),
         ),
+        LinkRequest::GitCredential {
+            protocol,
+            host,
+            path,
+        } => whole(&mut conn, git::credentials(&protocol, &host, &path)),
         LinkRequest::List {
             path,
             include,

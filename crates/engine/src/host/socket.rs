@@ -42,21 +42,35 @@ impl std::fmt::Debug for Socket {
     }
 }
 
-/// The object of a socket of the calling client.
-pub(super) fn object(ctx: &Ctx, path: &str) -> Object {
+/// The recipe of a socket.
+fn recipe(path: &str) -> Arc<Call> {
     let host = Call::new(None, "host", vec![], "Host");
-    let call = Call::new(
+    Call::new(
         Some(host),
         "unixSocket",
         vec![("path".into(), Literal::String(path.into()))],
         "Socket",
-    );
-    let socket = Socket {
-        id: call.digest(),
-        path: path.into(),
-        client: ctx.client.clone(),
-    };
-    Object::new("Socket", call, socket)
+    )
+}
+
+impl Socket {
+    /// A socket of this client's machine.
+    pub(crate) fn of_client(path: &str, client: Arc<Client>) -> Self {
+        Self {
+            id: recipe(path).digest(),
+            path: path.into(),
+            client,
+        }
+    }
+}
+
+/// The object of a socket of the calling client.
+pub(super) fn object(ctx: &Ctx, path: &str) -> Object {
+    Object::new(
+        "Socket",
+        recipe(path),
+        Socket::of_client(path, ctx.client.clone()),
+    )
 }
 
 /// A listening socket whose connections end at the client's. Dropping it closes all of them.

@@ -79,7 +79,8 @@ impl Ctx {
                 outputs: vec![snapshot.clone()],
                 exec: None,
             },
-            Op::Image(_) | Op::Edit(_) => {
+            Op::Failed(_) => return None,
+            Op::Image(_) | Op::Checkout(_) | Op::Edit(_) => {
                 let record = self.engine.store.results().get(&node.key.0)?;
                 Done {
                     outputs: record.outputs,
@@ -131,6 +132,11 @@ impl Ctx {
                     .str(&self.session.id)
                     .finish()
             }
+            // Credentials and services are the session's.
+            Op::Checkout(_) => KeyHasher::new("in session")
+                .bytes(&node.key.0)
+                .str(&self.session.id)
+                .finish(),
             _ => node.key,
         }
     }
@@ -146,6 +152,7 @@ impl Ctx {
                 outputs: vec![snapshot.clone()],
                 exec: None,
             },
+            Op::Failed(error) => return Err(error.clone()),
             Op::Image(pin) => {
                 let snapshot = container::image::unpacked(self, pin).await?;
                 self.record(
@@ -153,6 +160,19 @@ impl Ctx {
                     std::slice::from_ref(&snapshot),
                     &[],
                     &format!("image {}", pin.stack.reference),
+                );
+                Done {
+                    outputs: vec![snapshot],
+                    exec: None,
+                }
+            }
+            Op::Checkout(plan) => {
+                let snapshot = plan.snapshot(self).await?;
+                self.record(
+                    node.key,
+                    std::slice::from_ref(&snapshot),
+                    &[],
+                    &format!("git checkout {}", plan.shown()),
                 );
                 Done {
                     outputs: vec![snapshot],

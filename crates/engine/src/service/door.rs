@@ -98,6 +98,14 @@ impl Door {
         Ok(socket)
     }
 
+    /// Runs something in the container's network, on a thread of its own. Blocks.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        run_in(&self.0.namespace, work)
+    }
+
     fn ready(&self) -> MutexGuard<'_, Vec<TcpSocket>> {
         self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
