@@ -10,6 +10,7 @@ use super::{
 use crate::{
     Ctx,
     nested::Nesting,
+    network::ExecNetwork,
     node::exec::{ExecPlan, ExecResult, PlannedSource},
     progress::{Step, Stream},
     scrub::Scrubber,
@@ -81,7 +82,11 @@ async fn run_step(
         }
     }
 
-    let mut network = ctx.engine.networking.take(&ctx.session).await?;
+    let mut network = if plan.isolated {
+        ExecNetwork::none()
+    } else {
+        ctx.engine.networking.take(&ctx.session).await?
+    };
     let nesting = Nesting::start(
         &Ctx {
             span: step.id(),
@@ -281,7 +286,12 @@ fn exec_error(
     ext.insert("exitCode".into(), code.into());
     ext.insert("stdout".into(), error_output(stdout).into());
     ext.insert("stderr".into(), error_output(stderr).into());
-    Error::user(scrubber.text(message)).with_extensions(ext)
+    let message = scrubber.text(message);
+    match &plan.origin {
+        // Clients read the extensions as those of a `withExec` of theirs.
+        Some(origin) => Error::user(format!("{}: {message}", scrubber.text(&origin.to_string()))),
+        None => Error::user(message).with_extensions(ext),
+    }
 }
 
 /// A text in double quotes, with the escapes clients know from Go's `%q`.
