@@ -2,9 +2,10 @@
 //! setting by setting.
 //!
 //! A folder is one build: `Dockerfile`, what it copies, `args` with a `NAME=value` per line for `ARG`, and
-//! `oracle.Dockerfile` where buildah does not know what the Dockerfile uses yet: the same result by other means.
+//! `oracle.Dockerfile` where buildah does not know what the Dockerfile uses yet: the same result by other means. `differs`
+//! names what is not the same, and why: each must be a difference, and there may be no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,21 @@ const OWN: [&str; 7] = [
     "proc",
     "run",
     "sys",
+];
+/// What Dockerfiles set of the configuration.
+const KEYS: [&str; 12] = [
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "User",
+    "WorkingDir",
+    "Labels",
+    "ExposedPorts",
+    "Volumes",
+    "StopSignal",
+    "Healthcheck",
+    "Shell",
+    "OnBuild",
 ];
 /// Differences shown per build.
 const SHOWN: usize = 8;
@@ -73,25 +89,18 @@ fn one(suite: &Suite, oracle: &Oracle, dir: &Path) -> Result<()> {
     let args = arguments(dir)?;
     let theirs = oracle.build(suite, dir, &args).context("buildah")?;
     let ours = built(suite, dir, &args).context("bodkin")?;
+    let mut expected = reasons(dir)?;
     let mut differences = Vec::new();
-    for path in ours
-        .tree
-        .keys()
-        .chain(theirs.tree.keys())
-        .collect::<std::collections::BTreeSet<_>>()
-    {
-        let (a, b) = (ours.tree.get(path), theirs.tree.get(path));
-        if a != b {
-            let or = |x: Option<&String>| x.cloned().unwrap_or_else(|| "nothing".to_owned());
-            differences.push(format!("{path}: bodkin {}, buildah {}", or(a), or(b)));
+    for (what, a, b) in differing(&ours, &theirs) {
+        if !expected.remove(&what) {
+            differences.push(format!("{what}: bodkin {a}, buildah {b}"));
         }
     }
-    if ours.config != theirs.config {
-        differences.push(format!(
-            "configuration:\n    bodkin  {}\n    buildah {}",
-            ours.config, theirs.config
-        ));
-    }
+    differences.extend(
+        expected
+            .iter()
+            .map(|what| format!("`differs` explains {what}, where there is no difference")),
+    );
     if differences.is_empty() {
         return Ok(());
     }
@@ -103,6 +112,46 @@ fn one(suite: &Suite, oracle: &Oracle, dir: &Path) -> Result<()> {
         String::new()
     };
     bail!("\n    {}{more}", differences.join("\n    "))
+}
+
+/// Where two results differ: paths, and keys of the configuration with a dot before them.
+fn differing(ours: &Made, theirs: &Made) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let paths: BTreeSet<&String> = ours.tree.keys().chain(theirs.tree.keys()).collect();
+    for path in paths {
+        let of = |made: &Made| {
+            let found = made.tree.get(path);
+            found.map_or("nothing", String::as_str).to_owned()
+        };
+        found.push((path.clone(), of(ours), of(theirs)));
+    }
+    for key in KEYS {
+        let of = |made: &Made| made.config.get(key).unwrap_or(&Value::Null).to_string();
+        found.push((format!(".{key}"), of(ours), of(theirs)));
+    }
+    found.retain(|(_, a, b)| a != b);
+    found
+}
+
+/// What may differ, from `differs`: a path or `.Key` per line, and after a colon the reason.
+fn reasons(dir: &Path) -> Result<BTreeSet<String>> {
+    let path = dir.join("differs");
+    if !path.exists() {
+        return Ok(BTreeSet::new());
+    }
+    files::read_text(&path)?
+        .lines()
+        .map(|l| {
+            let (what, why) = l
+                .split_once(':')
+                .context("a line of `differs` without `:`")?;
+            ensure!(
+                !why.trim().is_empty(),
+                "a line of `differs` without a reason"
+            );
+            Ok(what.to_owned())
+        })
+        .collect()
 }
 
 fn arguments(dir: &Path) -> Result<Vec<(String, String)>> {
@@ -127,7 +176,7 @@ fn built(suite: &Suite, dir: &Path, args: &[(String, String)]) -> Result<Made> {
         .map(|(n, v)| format!("{{name:{},value:{}}}", json!(n), json!(v)))
         .collect();
     let build = format!(
-        "host{{directory(path:{},exclude:[\"oracle.Dockerfile\",\"args\"]){{dockerBuild(buildArgs:[{}]){{",
+        "host{{directory(path:{},exclude:[\"oracle.Dockerfile\",\"args\",\"differs\"]){{dockerBuild(buildArgs:[{}]){{",
         json!(dir),
         given.join(",")
     );
@@ -234,20 +283,6 @@ fn query(suite: &Suite, document: &str) -> Result<Value> {
 
 /// Only what Dockerfiles set, without what is empty: builders differ in how they write nothing.
 fn normal(config: &Map<String, Value>) -> Value {
-    const KEYS: [&str; 12] = [
-        "Env",
-        "Entrypoint",
-        "Cmd",
-        "User",
-        "WorkingDir",
-        "Labels",
-        "ExposedPorts",
-        "Volumes",
-        "StopSignal",
-        "Healthcheck",
-        "Shell",
-        "OnBuild",
-    ];
     let empty = |v: &Value| match v {
         Value::Null => true,
         Value::String(s) => s.is_empty(),
@@ -296,8 +331,7 @@ fn listed(path: &Path) -> Result<BTreeMap<String, String>> {
             .trim_start_matches("./")
             .trim_end_matches('/')
             .to_owned();
-        let own =
-            |p: &str| name == p || name.strip_prefix(p).is_some_and(|r| r.starts_with('/'));
+        let own = |p: &str| name == p || name.strip_prefix(p).is_some_and(|r| r.starts_with('/'));
         if name.is_empty() || name == "." || OWN.iter().any(|p| own(p)) {
             continue;
         }
@@ -409,7 +443,7 @@ impl Oracle {
             .arg(&file);
         // What only the folder has is no part of the context.
         let ignored = self.dir.join("ignored");
-        files::write(&ignored, b"oracle.Dockerfile\nargs\n")?;
+        files::write(&ignored, b"oracle.Dockerfile\nargs\ndiffers\n")?;
         build.arg("--ignorefile").arg(&ignored);
         for (name, value) in args {
             build.arg("--build-arg").arg(format!("{name}={value}"));
@@ -423,33 +457,33 @@ impl Oracle {
             .as_object()
             .cloned()
             .unwrap_or_default();
-        let mut from = self.command(suite);
-        from.args([
-            "from",
-            "--quiet",
-            "--name",
-            "corpus-tree",
-            "--signature-policy",
-        ])
-        .arg(self.dir.join("policy.json"));
-        from.arg("localhost/corpus");
-        process::output(&mut from)?;
-        let mut mount = self.command(suite);
-        mount.args(["mount", "corpus-tree"]);
-        let place = process::output_text(&mut mount)?;
         let archive = self.dir.join("tree.tar");
         let mut tar = suite.plain(Command::new("tar"));
-        tar.args(["--numeric-owner", "-C", place.trim(), "-cf"])
-            .arg(&archive)
-            .arg(".");
+        tar.args(["--numeric-owner", "-C"])
+            .arg(self.tree(&inspected)?);
+        tar.arg("-cf").arg(&archive).arg(".");
         process::output(&mut tar)?;
-        let mut remove = self.command(suite);
-        remove.args(["rm", "corpus-tree"]);
-        process::output(&mut remove)?;
         Ok(Made {
             tree: listed(&archive)?,
             config: normal(&config),
         })
+    }
+
+    /// Where the store has the files of an image. A container made from it would run its `ONBUILD`.
+    fn tree(&self, inspected: &Value) -> Result<PathBuf> {
+        let id = inspected["FromImageID"]
+            .as_str()
+            .context("an image without an ID")?;
+        let images = files::read_text(&self.dir.join("root/vfs-images/images.json"))?;
+        let images: Vec<Value> = serde_json::from_str(&images)?;
+        let image = images
+            .iter()
+            .find(|i| i["id"] == id)
+            .context("the image is not in the store")?;
+        let layer = image["layer"]
+            .as_str()
+            .context("an image without a layer")?;
+        Ok(self.dir.join("root/vfs/dir").join(layer))
     }
 
     fn end(self) -> Result<()> {
