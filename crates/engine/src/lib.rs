@@ -14,6 +14,7 @@ mod file;
 pub mod flight;
 pub mod gc;
 pub mod host;
+pub mod http;
 pub mod link;
 pub mod module;
 pub mod nested;

@@ -3,8 +3,8 @@
 use graph::schema::Schema;
 
 use crate::{
-    Ctx, cache_api, container, directory, dispatch::Binder, dockerfile, file, host, module, query,
-    secret, service, volume,
+    Ctx, cache_api, container, directory, dispatch::Binder, dockerfile, file, host, http, module,
+    query, secret, service, volume,
 };
 
 /// The schema's files, as text, by name.
@@ -123,6 +123,7 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     dockerfile::bind(&mut binder);
     file::bind(&mut binder);
     host::bind(&mut binder);
+    http::bind(&mut binder);
     secret::bind(&mut binder);
     service::bind_fields(&mut binder);
     volume::bind(&mut binder);

@@ -29,6 +29,8 @@ pub struct Session {
     pub network: SessionNetwork,
     /// What runs for it.
     pub services: Services,
+    /// What it has fetched over HTTP.
+    pub fetched: crate::http::Seen,
     secrets: Mutex<HashMap<Digest, Plaintext>>,
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
     registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
@@ -71,6 +73,7 @@ impl Session {
             progress,
             network: SessionNetwork::default(),
             services: Services::default(),
+            fetched: crate::http::Seen::default(),
             secrets: Mutex::default(),
             registry_auth: Mutex::default(),
             registry_access: Mutex::default(),
@@ -116,6 +119,7 @@ impl Session {
         self.services.close().await;
         // What it remembers keeps trees in use.
         self.solver.forget();
+        self.fetched.forget();
         engine.networking.close_session(&self.network);
         lock(&self.secrets).clear();
         lock(&self.registry_auth).clear();

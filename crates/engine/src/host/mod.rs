@@ -3,7 +3,7 @@
 mod fields;
 mod index;
 mod socket;
-mod upload;
+pub(crate) mod upload;
 
 pub use fields::bind;
 pub(crate) use fields::client_path;

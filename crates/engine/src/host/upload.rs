@@ -203,7 +203,7 @@ async fn transfer(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error> {
 }
 
 /// The tree with this content, if the store has it.
-pub(super) fn known(store: &Store, digest: &str) -> Option<Snapshot> {
+pub(crate) fn known(store: &Store, digest: &str) -> Option<Snapshot> {
     let key = crate::node::KeyHasher::new("given").str(digest).finish();
     store.results().get(&key.0)?.outputs.into_iter().next()
 }

@@ -8,6 +8,7 @@ mod solve;
 use std::sync::{Arc, OnceLock};
 
 pub use edit::{CopyKind, Edit};
+use graph::error::Error;
 pub use solve::Outcome;
 use store::Snapshot;
 
@@ -84,6 +85,8 @@ impl KeyHasher {
 pub enum Op {
     /// A tree already at hand: an uploaded host directory.
     Given(Snapshot),
+    /// A tree that could not be had. Its users learn why, and nobody else.
+    Failed(Error),
     /// The root filesystem of an image.
     Image(ImagePin),
     /// A change of the first input's tree.
@@ -138,6 +141,17 @@ impl Node {
         let key = KeyHasher::new("given").str(digest).finish();
         Output {
             node: Self::new(key, Op::Given(snapshot), vec![]),
+            index: 0,
+        }
+    }
+
+    /// A tree that could not be had. Never the same as another.
+    pub fn failed(error: Error) -> Output {
+        let key = KeyHasher::new("failed")
+            .bytes(uuid::Uuid::new_v4().as_bytes())
+            .finish();
+        Output {
+            node: Self::new(key, Op::Failed(error), vec![]),
             index: 0,
         }
     }

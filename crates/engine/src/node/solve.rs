@@ -79,6 +79,7 @@ impl Ctx {
                 outputs: vec![snapshot.clone()],
                 exec: None,
             },
+            Op::Failed(_) => return None,
             Op::Image(_) | Op::Edit(_) => {
                 let record = self.engine.store.results().get(&node.key.0)?;
                 Done {
@@ -146,6 +147,7 @@ impl Ctx {
                 outputs: vec![snapshot.clone()],
                 exec: None,
             },
+            Op::Failed(error) => return Err(error.clone()),
             Op::Image(pin) => {
                 let snapshot = container::image::unpacked(self, pin).await?;
                 self.record(

@@ -13,7 +13,7 @@ const SOCKETS: Room = Room {
 };
 
 /// Between any two streams.
-pub(super) async fn streams(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite) {
+pub(crate) async fn streams(one: impl AsyncRead + AsyncWrite, other: impl AsyncRead + AsyncWrite) {
     carry::streams(one, other, Room::USUAL).await;
 }
 

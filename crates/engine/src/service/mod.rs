@@ -20,6 +20,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use graph::{call::Digest, error::Error};
 
+pub(crate) use self::carry::streams as carry_streams;
 pub use self::{
     door::Door,
     fields::bind as bind_fields,

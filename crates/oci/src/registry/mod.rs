@@ -25,6 +25,7 @@ pub use self::{
     error::{Attempt, Attempts, AuthError, ContentError, RequestError},
     fetch::{FetchError, Progress, Watch},
     resolve::{ResolveError, Resolved},
+    tls::trust,
 };
 use crate::digest::Digest;
 

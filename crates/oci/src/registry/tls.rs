@@ -80,6 +80,18 @@ impl Client {
     }
 }
 
+/// How connections are verified that lead to no registry: the machine's authorities and further ones, read now.
+///
+/// # Errors
+/// Files of authorities that cannot be read.
+pub fn trust(authorities: &[PathBuf]) -> Result<ClientConfig, RequestError> {
+    tls(&Profile {
+        insecure: false,
+        authorities: authorities.to_vec(),
+        direct: false,
+    })
+}
+
 fn tls(profile: &Profile) -> Result<ClientConfig, RequestError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))

@@ -1,0 +1,195 @@
+//! The way to a server: over the network of the engine's machine, through a proxy, or into a service.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, net::UnixListener, task::AbortHandle, time::timeout};
+
+use super::{FetchError, address::Address, error::cause};
+use crate::service::{Door, Use};
+
+/// How long is waited for what, and how much is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Until a connection stands.
+    pub(super) connect: Duration,
+    /// Between two pieces of an answer.
+    pub(super) silence: Duration,
+    /// Bytes a second below which an answer is not worth waiting for.
+    pub(super) least_rate: u64,
+    /// Largest file.
+    pub(super) size: u64,
+    /// Redirects followed.
+    pub(super) redirects: usize,
+    /// Times a question is asked when the answer is that it may help.
+    pub(super) tries: u32,
+    /// Between two of them, at first.
+    pub(super) pause: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(20),
+            silence: Duration::from_secs(60),
+            least_rate: 256,
+            size: 64 << 30,
+            redirects: 10,
+            tries: 3,
+            pause: Duration::from_millis(500),
+        }
+    }
+}
+
+/// The connections of a session to servers.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// With the proxies that the environment names, and without.
+    clients: Mutex<[Option<reqwest::Client>; 2]>,
+}
+
+impl Pool {
+    /// The client for an address.
+    pub(super) fn client(
+        &self,
+        address: &Address,
+        limits: &Limits,
+    ) -> Result<reqwest::Client, FetchError> {
+        let direct = address.is_loopback();
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = &mut clients[usize::from(direct)];
+        if let Some(client) = slot {
+            return Ok(client.clone());
+        }
+        let mut builder = builder(limits)?;
+        if direct {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|e| FetchError::Setup(e.into()))?;
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Closes what is idle.
+    pub(super) fn forget(&self) {
+        *self.clients.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+    }
+}
+
+fn builder(limits: &Limits) -> Result<reqwest::ClientBuilder, FetchError> {
+    let tls = oci::registry::trust(&[]).map_err(|e| FetchError::Setup(e.into()))?;
+    Ok(reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .connect_timeout(limits.connect)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .user_agent(concat!("bodkin/", env!("CARGO_PKG_VERSION"))))
+}
+
+/// A running service that a file is fetched from.
+pub(super) struct Served {
+    hostname: Arc<str>,
+    used: Use,
+    run_dir: PathBuf,
+}
+
+impl Served {
+    pub(super) fn new(hostname: Arc<str>, used: Use, run_dir: PathBuf) -> Self {
+        Self {
+            hostname,
+            used,
+            run_dir,
+        }
+    }
+
+    /// Does the address mean the service?
+    pub(super) fn serves(&self, address: &Address) -> bool {
+        let host = address.host().0;
+        let own = &*self.hostname;
+        host == own
+            || host == self.used.running().hostname
+            || host
+                .strip_prefix(own)
+                .is_some_and(|rest| rest.starts_with('.'))
+    }
+
+    /// A client whose connections all lead to the address's port of the service.
+    pub(super) async fn client(
+        &self,
+        address: &Address,
+        limits: &Limits,
+    ) -> Result<(reqwest::Client, Passage), FetchError> {
+        let door = self.used.running().door.clone();
+        let door = door.ok_or_else(|| FetchError::NoAddress {
+            hostname: self.hostname.to_string(),
+        })?;
+        let port = address.host().1;
+        let failed = |why: String| FetchError::Connect {
+            url: address.shown(),
+            why,
+        };
+        // The first connection is made here, where a failure can be told.
+        let first = timeout(limits.connect, door.connect(port))
+            .await
+            .map_err(|_| {
+                failed(format!(
+                    "no connection within {} s",
+                    limits.connect.as_secs()
+                ))
+            })?
+            .map_err(|e| failed(cause(&e)))?;
+        let passage = Passage::open(self.run_dir.clone(), door, port, first)
+            .map_err(|e| FetchError::Setup(e.into()))?;
+        let client = builder(limits)?
+            .unix_socket(passage.path.clone())
+            .build()
+            .map_err(|e| FetchError::Setup(e.into()))?;
+        Ok((client, passage))
+    }
+}
+
+/// A socket of this machine, for the engine alone, that leads into a service. Closed when dropped.
+pub(super) struct Passage {
+    path: PathBuf,
+    accepting: AbortHandle,
+}
+
+impl Passage {
+    fn open(run_dir: PathBuf, door: Door, port: u16, first: TcpStream) -> std::io::Result<Self> {
+        let path = run_dir.join(format!("http-{}", uuid::Uuid::new_v4().simple()));
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let accepting = tokio::spawn(async move {
+            let mut first = Some(first);
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let far = match first.take() {
+                    Some(first) => Ok(first),
+                    None => door.connect(port).await,
+                };
+                // Dropping the near end tells of the failure.
+                if let Ok(far) = far {
+                    connections.spawn(crate::service::carry_streams(near, far));
+                }
+                while connections.try_join_next().is_some() {}
+            }
+        })
+        .abort_handle();
+        Ok(Self { path, accepting })
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        // The scratch directory is emptied at the next start as well.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
