@@ -115,6 +115,8 @@ pub struct Copy {
     pub exclude: Vec<String>,
     /// Local archives are unpacked.
     pub unpack: bool,
+    /// Archives from URLs are unpacked.
+    pub unpack_urls: bool,
     /// Expected digest of what a URL gives.
     pub checksum: Option<String>,
     /// The `.git` directory of a repository is kept.

@@ -465,6 +465,7 @@ impl Builder<'_> {
             parents: args.parents,
             exclude: self.texts(&args.exclude)?,
             unpack: args.add && args.unpack.unwrap_or(true),
+            unpack_urls: args.add && args.unpack.unwrap_or(false),
             checksum: optional(&args.checksum)?,
             keep_git_dir: args.keep_git_dir,
         })

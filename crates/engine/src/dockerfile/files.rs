@@ -44,10 +44,14 @@ pub(super) struct Bring {
     root: String,
     /// Paths or patterns there, as written.
     sources: Vec<String>,
+    /// They are no patterns.
+    literal: bool,
     /// Name and contents.
     inline: Vec<(String, Arc<[u8]>)>,
-    /// Absolute; a directory when it ends with a slash.
+    /// Absolute.
     dest: String,
+    /// It is a directory, whatever is there.
+    into: bool,
     chown: Option<String>,
     modes: Option<Modes>,
     parents: bool,
@@ -61,14 +65,6 @@ impl Bring {
     /// # Errors
     /// A mode or pattern that means nothing.
     pub(super) fn new(copy: &Copy, from: &Place) -> Result<Self, Error> {
-        let modes = match &copy.chmod {
-            Some(text) => Some(Modes::parse(text).ok_or_else(|| {
-                Error::user(format!("`{text}` is no mode, as in 0755 or u=rwX,go=rX"))
-            })?),
-            None => None,
-        };
-        patterns::Filter::new::<&str, _>(&[], &copy.exclude)
-            .map_err(|e| Error::user(e.to_string()))?;
         Ok(Self {
             root: from.path.to_string(),
             sources: copy.sources.clone(),
@@ -77,12 +73,48 @@ impl Bring {
                 .iter()
                 .map(|h| (h.name.clone(), h.body.as_bytes().into()))
                 .collect(),
+            unpack: copy.unpack,
+            ..Self::empty(copy)?
+        })
+    }
+
+    /// The one file at `path`, fetched for `copy`.
+    ///
+    /// # Errors
+    /// A mode or pattern that means nothing.
+    pub(super) fn fetched(copy: &Copy, path: &str) -> Result<Self, Error> {
+        Ok(Self {
+            sources: vec![path.to_owned()],
+            literal: true,
+            unpack: copy.unpack_urls,
+            parents: false,
+            ..Self::empty(copy)?
+        })
+    }
+
+    /// All of `copy` but what is copied.
+    fn empty(copy: &Copy) -> Result<Self, Error> {
+        let modes = match &copy.chmod {
+            Some(text) => Some(Modes::parse(text).ok_or_else(|| {
+                Error::user(format!("`{text}` is no mode, as in 0755 or u=rwX,go=rX"))
+            })?),
+            None => None,
+        };
+        patterns::Filter::new::<&str, _>(&[], &copy.exclude)
+            .map_err(|e| Error::user(e.to_string()))?;
+        let count = copy.sources.len() + copy.inline.len() + copy.urls.len();
+        Ok(Self {
+            root: "/".to_owned(),
+            sources: Vec::new(),
+            literal: false,
+            inline: Vec::new(),
             dest: copy.dest.clone(),
+            into: copy.dest.ends_with('/') || count > 1,
             chown: copy.chown.clone(),
             modes,
             parents: copy.parents,
             exclude: copy.exclude.clone(),
-            unpack: copy.unpack,
+            unpack: false,
         })
     }
 
@@ -110,7 +142,7 @@ impl Bring {
             .str(self.chown.as_deref().unwrap_or(""))
             .str(&format!("{:?}", self.modes))
             .list(&self.exclude)
-            .num(u64::from(self.parents) | u64::from(self.unpack) << 1);
+            .num(u64::from(self.parents) | u64::from(self.unpack) << 1 | u64::from(self.into) << 2);
     }
 }
 
@@ -275,7 +307,7 @@ impl<'a> Bringing<'a> {
             } else {
                 dest.to_owned()
             },
-            into: bring.dest.ends_with('/') || bring.sources.len() + bring.inline.len() > 1,
+            into: bring.into,
         })
     }
 
@@ -333,7 +365,7 @@ impl<'a> Bringing<'a> {
 
     /// The paths of the source's tree that a source names. A pattern may match none.
     fn matching(&self, source: &str) -> Result<Vec<String>, Error> {
-        if !patterns::has_wildcards(source) {
+        if self.bring.literal || !patterns::has_wildcards(source) {
             return Ok(vec![inside(&self.place, source)]);
         }
         let pattern = paths::join("/", source);

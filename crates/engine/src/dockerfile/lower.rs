@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ::dockerfile::{
-    From, ImageKey, Mount, MountKind, Network, Op, Plan, Run, Sharing, Stage, Step,
+    Copy as CopyOp, From, ImageKey, Mount, MountKind, Network, Op, Plan, Run, Sharing, Stage, Step,
 };
-use graph::error::Error;
+use graph::error::{Class, Error};
 
 use super::{FileStep, Request, files::Bring, inside};
 use crate::{
     Ctx,
     container::from::Resolved,
     directory::Tree,
+    http,
     node::{
         Edit, Node, Output,
         exec::{ExecPlan, Expect, Origin, PlannedMount, PlannedSource, Sharing as NodeSharing},
@@ -97,30 +98,71 @@ impl Lowering<'_> {
                     let step = FileStep::make_dir(path.clone(), owner.clone(), origin.clone());
                     built.tree.edited(Edit::Instruction(Arc::new(step)), vec![])
                 }
-                Op::Copy(copy) => {
-                    if let Some(url) = copy.urls.first() {
-                        return Err(placed(Error::user(format!(
-                            "cannot add `{url}`: this engine does not fetch URLs for ADD"
-                        ))));
-                    }
-                    let from = self.tree(&copy.from, done)?.tree;
-                    let bring = Bring::new(copy, &from).map_err(placed)?;
-                    let seen = match copy.from {
-                        From::Context => self.seen(&bring, &from).await,
-                        _ => None,
-                    };
-                    let step = FileStep::bring(bring, origin.clone());
-                    let sources = from.output.clone().into_iter().collect();
-                    match seen {
-                        Some(seen) => step.keyed(built.tree.output.clone(), sources, &seen),
-                        None => built
-                            .tree
-                            .edited(Edit::Instruction(Arc::new(step)), sources),
-                    }
-                }
+                Op::Copy(copy) => self
+                    .copy(copy, built.tree, done, &origin)
+                    .await
+                    .map_err(placed)?,
             };
         }
         Ok(built)
+    }
+
+    async fn copy(
+        &self,
+        copy: &CopyOp,
+        base: Tree,
+        done: &BTreeMap<usize, Built>,
+        origin: &Arc<Origin>,
+    ) -> Result<Tree, Error> {
+        let mut tree = base;
+        if !copy.sources.is_empty() || !copy.inline.is_empty() {
+            let from = self.tree(&copy.from, done)?.tree;
+            let bring = Bring::new(copy, &from)?;
+            let seen = match copy.from {
+                From::Context => self.seen(&bring, &from).await,
+                _ => None,
+            };
+            let step = FileStep::bring(bring, origin.clone());
+            let sources = from.output.clone().into_iter().collect();
+            tree = match seen {
+                Some(seen) => step.keyed(tree.output.clone(), sources, &seen),
+                None => tree.edited(Edit::Instruction(Arc::new(step)), sources),
+            };
+        }
+        for url in &copy.urls {
+            if !url.starts_with("http://") && !url.starts_with("https://") || url.ends_with(".git")
+            {
+                return Err(Error::user(format!(
+                    "cannot add the git repository `{url}`: clone it in a RUN, or pass it as a directory of the context"
+                )));
+            }
+            let checksum = copy
+                .checksum
+                .as_deref()
+                .map(http::Checksum::parse)
+                .transpose()?;
+            let wanted = http::Wanted {
+                url: url.clone(),
+                name: None,
+                mode: http::MODE,
+                checksum,
+                authorization: None,
+                service: None,
+            };
+            // What cannot be had is told when it is needed.
+            let file = match http::fetch(self.ctx, wanted).await {
+                Ok(fetched) => fetched.file.tree,
+                Err(e) if e.class() == Class::Cancelled => return Err(e),
+                Err(e) => Tree {
+                    output: Some(Node::failed(e.context(origin))),
+                    path: "/download".into(),
+                },
+            };
+            let step = FileStep::bring(Bring::fetched(copy, &file.path)?, origin.clone());
+            let sources = file.output.into_iter().collect();
+            tree = tree.edited(Edit::Instruction(Arc::new(step)), sources);
+        }
+        Ok(tree)
     }
 
     /// Digests of what a `COPY` takes of the context: other changes there do not matter to it. `None` when there is
