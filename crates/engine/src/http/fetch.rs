@@ -52,7 +52,7 @@ enum Answer {
     /// It is the file that is known.
     Same,
     /// It is another; the passage is held as long as it is read.
-    New(Response, Option<super::client::Passage>, Address),
+    New(Box<(Response, Option<super::client::Passage>, Address)>),
 }
 
 pub(super) async fn fetch(ctx: &Ctx, plan: &Plan) -> Result<Fetched, Error> {
@@ -148,7 +148,7 @@ async fn once(ctx: &Ctx, plan: &Plan, asker: &Asker<'_>) -> Result<Fetched, Fail
                 None,
             ));
         }
-        Answer::New(response, passage, address) => (response, passage, address),
+        Answer::New(answer) => *answer,
     };
     let mut now = said_in(response.headers());
     let (sha256, snapshot) = receive(ctx, plan, &asker.limits, response, &address)
@@ -284,7 +284,7 @@ impl Asker<'_> {
                 let hint = hint(status);
                 return Err((FetchError::Status { url, status, hint }, asked));
             }
-            return Ok(Answer::New(response, passage, at));
+            return Ok(Answer::New(Box::new((response, passage, at))));
         }
         Err((
             FetchError::Redirects {
