@@ -8,6 +8,7 @@ pub mod container;
 pub mod ctx;
 pub mod directory;
 mod dispatch;
+mod dockerfile;
 pub mod engine;
 mod file;
 pub mod flight;

@@ -163,6 +163,15 @@ async fn start(config: &config::Network) -> Option<Arc<Network>> {
 }
 
 impl ExecNetwork {
+    /// No network at all.
+    pub fn none() -> Self {
+        Self {
+            lease: None,
+            alone: None,
+            resolv_conf: dns::ResolvConf::default().container(Ipv4Addr::LOCALHOST, &[]),
+        }
+    }
+
     /// As the sandbox wants it. The lease stays held by this value until the process has ended.
     ///
     /// # Errors

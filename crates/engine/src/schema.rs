@@ -3,8 +3,8 @@
 use graph::schema::Schema;
 
 use crate::{
-    Ctx, cache_api, container, directory, dispatch::Binder, file, git, host, http, module, query,
-    secret, service, volume,
+    Ctx, cache_api, container, directory, dispatch::Binder, dockerfile, file, git, host, http,
+    module, query, secret, service, volume,
 };
 
 /// The schema's files, as text, by name.
@@ -120,6 +120,7 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     query::bind(&mut binder);
     container::bind(&mut binder);
     directory::bind(&mut binder);
+    dockerfile::bind(&mut binder);
     file::bind(&mut binder);
     host::bind(&mut binder);
     http::bind(&mut binder);

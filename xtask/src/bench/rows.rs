@@ -30,6 +30,7 @@ pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
         ("upload", upload),
         ("unchanged", unchanged),
         ("export", export),
+        ("dockerfile", dockerfile),
         ("unpack", unpack),
         ("service-start", services::start),
         ("service-bind", services::bind),
@@ -273,6 +274,26 @@ fn export(bench: &Bench) -> Result<Row> {
         })
         .collect::<Result<_>>()?;
     Ok(Row::new("export of 2,000 files", 100.0, runs))
+}
+
+fn dockerfile(bench: &Bench) -> Result<Row> {
+    const LINES: usize = 30;
+    let session = bench.session()?;
+    let build = || -> Result<Duration> {
+        let mut text = "FROM busybox\n".to_owned();
+        let salt = fresh();
+        for i in 0..LINES {
+            text += &format!("RUN echo {i} {salt} > /f{i}\n");
+        }
+        let quoted = serde_json::to_string(&text)?;
+        let query = format!(
+            "{{directory{{withNewFile(path:\"Dockerfile\",contents:{quoted}){{dockerBuild{{sync}}}}}}}}"
+        );
+        Ok(session.ask(&query)?.0)
+    };
+    build()?;
+    let runs = (0..FEW).map(|_| build()).collect::<Result<_>>()?;
+    Ok(Row::new("Dockerfile of 30 RUN lines", 400.0, runs))
 }
 
 fn unpack(bench: &Bench) -> Result<Row> {

@@ -6,6 +6,7 @@
 mod census;
 mod clients;
 mod conformance;
+mod dockerfiles;
 mod expected;
 mod install;
 mod kill;
@@ -32,17 +33,19 @@ enum Part {
     Conformance,
     Clients,
     Services,
+    Dockerfiles,
     Census,
 }
 
 impl Part {
     /// In the order in which they run.
-    const ALL: [Part; 6] = [
+    const ALL: [Part; 7] = [
         Part::Lint,
         Part::Unit,
         Part::Conformance,
         Part::Clients,
         Part::Services,
+        Part::Dockerfiles,
         Part::Census,
     ];
 
@@ -53,6 +56,7 @@ impl Part {
             Part::Conformance => "conformance",
             Part::Clients => "clients",
             Part::Services => "services",
+            Part::Dockerfiles => "dockerfiles",
             Part::Census => "census",
         }
     }
@@ -77,11 +81,17 @@ impl Options {
             .into_iter()
             .filter(|p| name == "all" || name == p.name())
             .collect();
-        let filtered = [Part::Unit, Part::Conformance, Part::Clients, Part::Services];
+        let filtered = [
+            Part::Unit,
+            Part::Conformance,
+            Part::Clients,
+            Part::Services,
+            Part::Dockerfiles,
+        ];
         match parts.as_slice() {
             [] => {
                 bail!(
-                    "no part `{name}`: there are lint, unit, conformance, clients, services, census, all"
+                    "no part `{name}`: there are lint, unit, conformance, clients, services, dockerfiles, census, all"
                 )
             }
             [part] if filter.is_none() || filtered.contains(part) => Ok(Options { parts, filter }),
@@ -182,6 +192,7 @@ fn run(
                 Part::Conformance => conformance::run(suite),
                 Part::Clients => clients::run(suite, &installed),
                 Part::Services => services::run(suite, &programs),
+                Part::Dockerfiles => dockerfiles::run(suite),
                 Part::Census => census::run(suite, before),
             };
             let outcome = result.unwrap_or_else(|e| {

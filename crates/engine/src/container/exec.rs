@@ -12,7 +12,7 @@ use super::{Container, MountSource, Special, paths};
 use crate::{
     Ctx,
     node::{
-        KeyHasher, Node, Op, Output,
+        KeyHasher, Node, Output,
         exec::{ExecPlan, Expect, PlannedMount, PlannedSource},
     },
 };
@@ -171,6 +171,8 @@ impl Container {
                         sharing: *sharing,
                         seed: seed_input,
                         owner: *owner,
+                        mode: None,
+                        readonly: false,
                     }
                 }
                 MountSource::Temp { size } => PlannedSource::Temp { size: *size },
@@ -234,6 +236,8 @@ impl Container {
             nesting: args.nesting,
             init: args.init,
             services: self.services.to_vec(),
+            isolated: false,
+            origin: None,
         };
         Ok((plan, inputs))
     }
@@ -246,16 +250,7 @@ impl Container {
             ));
         }
         let (plan, inputs) = self.plan(args)?;
-        let mut h = KeyHasher::new("exec");
-        plan.add_to(&mut h);
-        for i in &inputs {
-            match i {
-                Some(o) => h.output(o),
-                None => h.str("empty"),
-            };
-        }
-        let key = h.finish();
-        let node = Node::new(key, Op::Exec(Box::new(plan)), inputs);
+        let node = Node::exec(plan, inputs);
         let mut after = self.clone();
         after.rootfs = crate::directory::Tree {
             output: Some(Output {

@@ -19,7 +19,7 @@ use crate::{Ctx, directory::Tree, node::Node};
 ///
 /// # Errors
 /// `unknown operating system or architecture`, or what is wrong with it.
-pub(super) fn parse_platform(text: &str) -> Result<String, Error> {
+pub(crate) fn parse_platform(text: &str) -> Result<String, Error> {
     text.parse::<Platform>()
         .map(|p| p.to_string())
         .map_err(|e| Error::from_chain(Class::User, &e))
@@ -45,34 +45,58 @@ pub(super) fn auth_host(address: &str) -> Result<String, Error> {
     )
 }
 
-pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
-    let c = inv.this::<Container>()?;
-    let address = inv.args.str("address");
+/// An image as a registry has it now.
+pub(crate) struct Resolved {
+    /// Its name with digest.
+    pub(crate) pinned: String,
+    /// Which of its platforms it is.
+    pub(crate) platform: String,
+    /// The `config` object of its configuration.
+    pub(crate) config: serde_json::Map<String, serde_json::Value>,
+    /// Its root filesystem, to be pulled when something needs it.
+    pub(crate) rootfs: Tree,
+}
+
+/// Looks an image up.
+///
+/// # Errors
+/// A malformed name, no such image or platform, a registry that does not answer.
+pub(crate) async fn resolve(ctx: &Ctx, address: &str, platform: &str) -> Result<Resolved, Error> {
     let reference = Reference::parse(address)
         .map_err(|e| Error::from_chain(Class::User, &e))?
         .or_latest();
-    let platform: Platform = c
-        .platform
-        .parse()
+    let platform: Platform = platform
+        .parse::<Platform>()
         .map_err(|e| Error::from_chain(Class::User, &e))?;
-    let (access, blobs) = (access(&inv.ctx), blobs(&inv.ctx));
+    let (access, blobs) = (access(ctx), blobs(ctx));
     let resolve = async || {
         access
             .resolve(&reference, &platform, &blobs)
             .await
             .map_err(|e| Error::from_chain(Class::Environment, &e))
     };
-    let resolved = inv.ctx.with_room(resolve).await?;
+    let resolved = ctx.with_room(resolve).await?;
     let pinned = resolved.reference.to_string();
     let run = serde_json::to_value(&resolved.config.config)
         .map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;
-    let image_config = run.as_object().map(Config::from_oci).unwrap_or_default();
     let pin = ImagePin {
         manifest_digest: resolved.manifest_digest.to_string(),
         stack: Stack::from(&resolved),
     };
-    let mut after = c.with_rootfs(Tree::root(Node::image(pin)));
-    after.platform = resolved.platform.to_string().into();
+    Ok(Resolved {
+        pinned,
+        platform: resolved.platform.to_string(),
+        config: run.as_object().cloned().unwrap_or_default(),
+        rootfs: Tree::root(Node::image(pin)),
+    })
+}
+
+pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
+    let c = inv.this::<Container>()?;
+    let resolved = resolve(&inv.ctx, inv.args.str("address"), &c.platform).await?;
+    let (pinned, image_config) = (resolved.pinned, Config::from_oci(&resolved.config));
+    let mut after = c.with_rootfs(resolved.rootfs);
+    after.platform = resolved.platform.into();
     after.config = Arc::new(c.config.merged_from(&image_config));
     after.image_ref = Some(pinned.as_str().into());
     after.last_exec = None;

@@ -4,7 +4,7 @@ pub mod config;
 pub(crate) mod exec;
 mod fields;
 mod files;
-mod from;
+pub(crate) mod from;
 pub mod image;
 mod mounts;
 mod owner;

@@ -199,11 +199,15 @@ pub(crate) async fn mounts(
                 sharing,
                 seed,
                 owner,
+                mode,
+                readonly,
             } => {
                 let seed = seed.as_ref().map(|(i, p)| (&inputs[*i], p.as_str()));
                 (
-                    spec::Source::Bind(cache_dir(ctx, key, *sharing, seed, *owner, held).await?),
-                    false,
+                    spec::Source::Bind(
+                        cache_dir(ctx, key, *sharing, seed, (*owner, *mode), held).await?,
+                    ),
+                    *readonly,
                 )
             }
             PlannedSource::Temp { size } => (spec::Source::Tmpfs { size: *size }, false),
@@ -382,7 +386,7 @@ async fn cache_dir(
     key: &str,
     sharing: Sharing,
     seed: Option<(&Snapshot, &str)>,
-    owner: Option<(u32, u32)>,
+    (owner, mode): (Option<(u32, u32)>, Option<u32>),
     held: &mut Held,
 ) -> Result<PathBuf, Error> {
     if sharing == Sharing::Locked {
@@ -408,6 +412,9 @@ async fn cache_dir(
                     }
                     if let Some((uid, gid)) = owner {
                         tree.set_owner("/", uid, gid)?;
+                    }
+                    if let Some(mode) = mode {
+                        tree.set_mode("/", mode)?;
                     }
                     Ok(())
                 })

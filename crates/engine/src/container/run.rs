@@ -10,6 +10,7 @@ use super::{
 use crate::{
     Ctx,
     nested::Nesting,
+    network::ExecNetwork,
     node::exec::{ExecPlan, ExecResult, PlannedSource},
     progress::{Step, Stream},
     scrub::Scrubber,
@@ -81,7 +82,11 @@ async fn run_step(
         }
     }
 
-    let mut network = ctx.engine.networking.take(&ctx.session).await?;
+    let mut network = if plan.isolated {
+        ExecNetwork::none()
+    } else {
+        ctx.engine.networking.take(&ctx.session).await?
+    };
     let nesting = Nesting::start(
         &Ctx {
             span: step.id(),
@@ -281,7 +286,17 @@ fn exec_error(
     ext.insert("exitCode".into(), code.into());
     ext.insert("stdout".into(), error_output(stdout).into());
     ext.insert("stderr".into(), error_output(stderr).into());
-    Error::user(scrubber.text(message)).with_extensions(ext)
+    let message = scrubber.text(message);
+    match &plan.origin {
+        // Clients read the extensions as those of a `withExec` of theirs: what it said goes into the words.
+        Some(origin) => {
+            let said = last_lines(stderr);
+            let gap = if said.is_empty() { "" } else { "\n" };
+            let origin = scrubber.text(&origin.to_string());
+            Error::user(format!("{origin}: {message}{gap}{said}"))
+        }
+        None => Error::user(message).with_extensions(ext),
+    }
 }
 
 /// A text in double quotes, with the escapes clients know from Go's `%q`.
@@ -303,6 +318,16 @@ fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// The last lines of an output, for a message.
+fn last_lines(bytes: &[u8]) -> String {
+    const LINES: usize = 10;
+    const BYTES: usize = 2048;
+    let text = bytes.trim_ascii();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(BYTES)..]).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 /// The trimmed end of an output, at most [`ERROR_OUTPUT_MAX`] bytes; a note overwrites its beginning when something is left out.
@@ -328,5 +353,9 @@ mod tests {
         assert_eq!(text.len(), ERROR_OUTPUT_MAX);
         assert!(text.starts_with("[omitting 5 bytes]...xxx"));
         assert_eq!(error_output(b"\n out \n"), "out");
+        let many: String = (0..40).map(|i| format!("line {i}\n")).collect();
+        let last = last_lines(many.as_bytes());
+        assert!(last.starts_with("line 30\n") && last.ends_with("line 39"));
+        assert_eq!(last_lines(b" \n"), "");
     }
 }

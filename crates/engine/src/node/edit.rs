@@ -77,6 +77,8 @@ pub enum Edit {
         /// Where.
         path: String,
     },
+    /// What an instruction of a Dockerfile does to files. Sources come from the second input.
+    Instruction(Arc<crate::dockerfile::FileStep>),
 }
 
 impl Edit {
@@ -136,6 +138,7 @@ impl Edit {
             Self::Diff { path } => {
                 h.str("diff").str(path);
             }
+            Self::Instruction(step) => step.add_to(h),
             Self::Symlink { target, path } => {
                 h.str("symlink").str(target).str(path);
             }

@@ -63,6 +63,25 @@ pub struct ExecPlan {
     pub init: bool,
     /// Services to be reached, started before the process.
     pub services: Vec<Binding>,
+    /// No network but its own loopback.
+    pub isolated: bool,
+    /// Where it was asked for, when that was in a file. What it makes does not depend on it.
+    pub origin: Option<Arc<Origin>>,
+}
+
+/// An instruction in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// File and line.
+    pub place: String,
+    /// The instruction, shortened.
+    pub text: String,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: `{}`", self.place, self.text)
+    }
 }
 
 /// One mount, by what it is.
@@ -98,6 +117,10 @@ pub enum PlannedSource {
         seed: Option<(usize, String)>,
         /// Owner of the top directory.
         owner: Option<(u32, u32)>,
+        /// Permission bits of the top directory when it is new.
+        mode: Option<u32>,
+        /// Cannot be written.
+        readonly: bool,
     },
     /// A tmpfs.
     Temp {
@@ -168,12 +191,17 @@ impl ExecPlan {
                     sharing,
                     seed,
                     owner,
+                    mode,
+                    readonly,
                 } => {
                     h.str("cache").str(key).num(*sharing as u64);
                     match seed {
                         Some((i, p)) => h.num(*i as u64 + 1).str(p),
                         None => h.num(0),
                     };
+                    if mode.is_some() || *readonly {
+                        h.opt(mode.map(u64::from)).num(u64::from(*readonly));
+                    }
                     h.opt(owner.map(|(u, g)| (u64::from(u) << 32) | u64::from(g)))
                 }
                 PlannedSource::Temp { size } => h.str("temp").opt(*size),
@@ -223,11 +251,17 @@ impl ExecPlan {
         let mut names: Vec<String> = self.services.iter().flat_map(Binding::names).collect();
         names.sort_unstable();
         h.list(&names);
+        if self.isolated {
+            h.str("isolated");
+        }
     }
 
     /// How the step is shown: `withExec go test`, shortened.
     pub fn label(&self) -> String {
-        format!("withExec {}", self.command())
+        match &self.origin {
+            Some(origin) => origin.text.clone(),
+            None => format!("withExec {}", self.command()),
+        }
     }
 
     /// Program and arguments on one line, shortened.

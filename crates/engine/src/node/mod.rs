@@ -167,6 +167,19 @@ impl Node {
         }
     }
 
+    /// A process over `inputs`, the root filesystem first.
+    pub fn exec(plan: ExecPlan, inputs: Vec<Option<Output>>) -> Arc<Self> {
+        let mut h = KeyHasher::new("exec");
+        plan.add_to(&mut h);
+        for i in &inputs {
+            match i {
+                Some(o) => h.output(o),
+                None => h.str("empty"),
+            };
+        }
+        Self::new(h.finish(), Op::Exec(Box::new(plan)), inputs)
+    }
+
     /// `base` changed by `edit`; `sources` are the trees the edit copies from.
     pub fn edit(base: Option<Output>, edit: Edit, sources: Vec<Output>) -> Output {
         let mut h = KeyHasher::new("edit");

@@ -61,10 +61,10 @@ impl Ctx {
             Ok(done) => Ok(node.done.get_or_init(|| done).clone()),
             Err(error) => {
                 // A service that did not start may start the next time: only what a process itself did is remembered.
-                if matches!(node.op, Op::Exec(_))
-                    && error.class() == Class::User
-                    && error.extensions().is_some()
-                {
+                let own = |plan: &super::exec::ExecPlan| {
+                    error.extensions().is_some() || plan.origin.is_some()
+                };
+                if matches!(&node.op, Op::Exec(plan) if own(plan)) && error.class() == Class::User {
                     self.session.remember_failure(node.key, error.clone());
                 }
                 Err(error)
@@ -287,7 +287,7 @@ impl Ctx {
                     let tree = draft.tree().map_err(|e| environment(&e))?;
                     for (node, source) in batch.iter().zip(&sources) {
                         let Op::Edit(edit) = &node.op else { continue };
-                        apply(&tree, edit, parent.as_ref(), source.as_ref())?;
+                        apply(&store, &tree, edit, parent.as_ref(), source.as_ref())?;
                     }
                 }
                 draft.commit().map_err(|e| environment(&e))
@@ -298,6 +298,7 @@ impl Ctx {
 
 /// Applies one edit to a writable tree.
 fn apply(
+    store: &store::Store,
     tree: &Tree,
     edit: &Edit,
     base: Option<&Snapshot>,
@@ -333,6 +334,7 @@ fn apply(
                 exclude: exclude.clone(),
                 owner: *owner,
                 mode: *mode,
+                ..CopyOptions::default()
             };
             match (kind, source) {
                 (CopyKind::Dir, Some(source)) => tree.copy_dir(&source, from, to, &options),
@@ -355,6 +357,9 @@ fn apply(
             }
         }
         Edit::Symlink { target, path } => tree.symlink(target, path),
+        Edit::Instruction(instruction) => {
+            return instruction.apply(store, tree, source_tree()?.as_ref());
+        }
     };
     result.map_err(|e| tree_error(&e))
 }

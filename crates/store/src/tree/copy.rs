@@ -18,6 +18,7 @@ use super::{
     meta::{
         Owner, copy_named_xattrs, own_and_mode, set_metadata, set_named_metadata, set_own_metadata,
     },
+    modes::Modes,
     names_of, on, open_child_dir,
     path::{Parents, open_in, parts, relative},
     remove::remove_any,
@@ -42,6 +43,20 @@ pub struct CopyOptions {
     pub owner: Option<(u32, u32)>,
     /// Permission bits of the file, or of the top directory. Without it the source's.
     pub mode: Option<u32>,
+    /// A change of the permission bits of all files and directories that are copied, as `chmod` makes it.
+    pub modes: Option<Modes>,
+    /// What becomes of the top directory of [`Tree::copy_dir`].
+    pub top: Top,
+}
+
+/// What becomes of the directory that is copied into.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Top {
+    /// It gets the source's mode and times, and 0:0 or the owner that was asked for.
+    #[default]
+    Replaced,
+    /// One that was there stays as it is; a new one looks like the source.
+    Kept,
 }
 
 impl Tree {
@@ -64,9 +79,14 @@ impl Tree {
         let copier = Copier::new(
             Filter::new(&options.include, &options.exclude)?,
             options.owner,
-        );
+        )
+        .changing(options.modes.clone());
         let from_dir = source.open_source_dir(from)?;
+        let kept = options.top == Top::Kept && self.stat(to)?.is_some_and(|s| s.is_dir());
         let top = self.make_top(to, options.owner)?;
+        if kept {
+            return copier.run(from_dir.as_fd(), top.as_fd(), None);
+        }
         copy_top(copier, from_dir.as_fd(), top.as_fd(), to, options)
     }
 
@@ -179,6 +199,7 @@ impl Tree {
             |(uid, gid)| Owner { uid, gid },
         );
         let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
+        let mode = options.modes.as_ref().map_or(mode, |m| m.of(mode, false));
         set_metadata(file.as_fd(), made.as_fd(), &stat, owner, mode)
             .map_err(on("set the mode of", to))
     }
@@ -229,14 +250,19 @@ fn copy_top(
     let stat = fstat(from).map_err(on("look at", shown))?;
     copier.run(from, top, None)?;
     let mode = options.mode.map_or(stat.mode, |mode| mode & 0o777);
-    set_metadata(from, top, &stat, Owner::of(options.owner), mode)
-        .map_err(on("set the mode of", shown))
+    let mode = options.modes.as_ref().map_or(mode, |m| m.of(mode, true));
+    let owner = match options.top {
+        Top::Kept => options.owner.or(Some((stat.uid, stat.gid))),
+        Top::Replaced => options.owner,
+    };
+    set_metadata(from, top, &stat, Owner::of(owner), mode).map_err(on("set the mode of", shown))
 }
 
 /// A copy under way. It keeps its own stack: the depth of a tree is not ours to trust.
 pub(super) struct Copier {
     filter: Filter,
     owner: Option<(u32, u32)>,
+    modes: Option<Modes>,
     path: Vec<u8>,
     levels: Vec<Level>,
     /// Where files with several names were copied to first, relative to the top.
@@ -270,11 +296,24 @@ impl Copier {
         Copier {
             filter,
             owner,
+            modes: None,
             path: Vec::new(),
             levels: Vec::new(),
             linked: HashMap::new(),
             share: false,
         }
+    }
+
+    /// Changes the permission bits of what is copied.
+    fn changing(mut self, modes: Option<Modes>) -> Copier {
+        self.modes = modes;
+        self
+    }
+
+    fn mode_of(&self, stat: &Stat) -> u32 {
+        self.modes
+            .as_ref()
+            .map_or(stat.mode, |m| m.of(stat.mode, stat.is_dir()))
     }
 
     /// Gives files that change nothing a second name instead of copying them. For targets that are never written to again.
@@ -421,7 +460,7 @@ impl Copier {
                     made.dir.as_fd(),
                     &level.stat,
                     owner,
-                    level.stat.mode,
+                    self.mode_of(&level.stat),
                 )
                 .map_err(on("set the mode of", &self.path))
             }
@@ -511,7 +550,7 @@ impl Copier {
             .map_err(on("create", &self.path))?;
             copy_contents(&from, &mut to, stat)
                 .map_err(|e| TreeError::io("copy", &self.path, e))?;
-            set_metadata(from.as_fd(), to.as_fd(), stat, owner, stat.mode)
+            set_metadata(from.as_fd(), to.as_fd(), stat, owner, self.mode_of(stat))
                 .map_err(on("set the mode of", &self.path))?;
         } else {
             clear(dir, name, made.fresh).map_err(on("replace", &self.path))?;

@@ -9,6 +9,7 @@ mod diff;
 mod digest;
 mod list;
 mod meta;
+mod modes;
 mod path;
 mod read;
 mod remove;
@@ -30,10 +31,11 @@ use rustix::{
     io::Errno,
 };
 
-pub use copy::CopyOptions;
+pub use copy::{CopyOptions, Top};
 pub use list::Listed;
 pub(crate) use list::{is_empty_dir, names_of};
 pub(crate) use meta::{copy_root_metadata, copy_xattrs, same_xattrs, set_own_metadata};
+pub use modes::Modes;
 pub use walk::Walked;
 
 use crate::{DiskError, Snapshot};

@@ -157,6 +157,17 @@ impl Tree {
             .map_err(on("create", path))
     }
 
+    /// Sets the permission bits of what a path names, links followed.
+    ///
+    /// # Errors
+    /// When there is nothing, or a call fails.
+    pub fn set_mode(&self, path: impl AsRef<[u8]>, mode: u32) -> Result<(), TreeError> {
+        let path = path.as_ref();
+        let fd = self.open_at_path(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode & 0o7777))
+            .map_err(on("set the mode of", path))
+    }
+
     /// Sets the modification time of everything at and below a path.
     ///
     /// # Errors
