@@ -11,6 +11,7 @@ pub mod digest;
 pub mod image;
 pub mod layer;
 pub mod manifest;
+pub mod pack;
 pub mod platform;
 pub mod reference;
 pub mod registry;
