@@ -53,7 +53,6 @@ impl Units {
         }
         Ok(self.index)
     }
-
 }
 
 impl Write for Units {

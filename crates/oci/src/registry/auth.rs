@@ -25,6 +25,7 @@ const SHORTEST_LIFE: u64 = 60;
 pub(super) struct Realm {
     origin: String,
     repository: String,
+    scopes: Vec<String>,
 }
 
 /// An `Authorization` header and how long to use it.
@@ -54,6 +55,7 @@ impl Access {
         let realm = Realm {
             origin: origin.to_owned(),
             repository: endpoint.repository.clone(),
+            scopes: endpoint.scopes.clone(),
         };
         let tokens = self.tokens.lock().await;
         tokens
@@ -77,6 +79,7 @@ impl Access {
         let realm = Realm {
             origin: origin.to_owned(),
             repository: endpoint.repository.clone(),
+            scopes: endpoint.scopes.clone(),
         };
         // Whoever comes second finds the token the first one fetched.
         let mut tokens = self.tokens.lock().await;
@@ -106,9 +109,14 @@ impl Access {
             } => {
                 let url = token_url(origin, &address)
                     .ok_or_else(|| refused(AuthError::Realm(shown(&address))))?;
-                let scope =
-                    scope.unwrap_or_else(|| format!("repository:{}:pull", endpoint.repository));
-                self.token(endpoint, url, service.as_deref(), &scope, login)
+                let scopes = if endpoint.scopes.is_empty() {
+                    vec![
+                        scope.unwrap_or_else(|| format!("repository:{}:pull", endpoint.repository)),
+                    ]
+                } else {
+                    endpoint.scopes.clone()
+                };
+                self.token(endpoint, url, service.as_deref(), &scopes, login)
                     .await?
             }
         };
@@ -121,7 +129,7 @@ impl Access {
         endpoint: &Endpoint,
         mut url: Url,
         service: Option<&str>,
-        scope: &str,
+        scopes: &[String],
         login: Option<Login>,
     ) -> Result<Token, RequestError> {
         let server = origin_of(&url);
@@ -151,7 +159,7 @@ impl Access {
                     ("grant_type", "refresh_token"),
                     ("client_id", "bodkin"),
                     ("refresh_token", &login.secret),
-                    ("scope", scope),
+                    ("scope", &scopes.join(" ")),
                 ]);
                 if let Some(service) = service {
                     form.push('&');
@@ -170,7 +178,9 @@ impl Access {
                     if let Some(service) = service {
                         query.append_pair("service", service);
                     }
-                    query.append_pair("scope", scope);
+                    for scope in scopes {
+                        query.append_pair("scope", scope);
+                    }
                 }
                 let request = pool.request(Method::GET, url);
                 match login.as_ref().and_then(basic) {

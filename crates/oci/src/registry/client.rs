@@ -13,7 +13,7 @@ use super::{
     error::{AuthError, RequestError},
 };
 
-const MAX_REDIRECTS: usize = 5;
+pub(super) const MAX_REDIRECTS: usize = 5;
 const MAX_MESSAGE: usize = 4096;
 /// Bytes a second below which an answer is not worth waiting for.
 const LEAST_RATE: u64 = 256;
@@ -208,7 +208,7 @@ impl Access {
 }
 
 /// Redirects lead to object stores anywhere, but never from TLS to clear text, nor from the network into this machine.
-fn may_redirect(from: &Url, to: &Url) -> bool {
+pub(super) fn may_redirect(from: &Url, to: &Url) -> bool {
     let scheme = match to.scheme() {
         "https" => true,
         "http" => from.scheme() == "http",
@@ -235,13 +235,13 @@ pub(super) fn origin_of(url: &Url) -> String {
 }
 
 /// `host[:port]`.
-fn authority(url: &Url) -> String {
+pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
+pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response
         .headers()
         .get(RETRY_AFTER)?

@@ -76,38 +76,54 @@ pub(super) struct Endpoint {
     pub(super) repository: String,
     pub(super) mirror: bool,
     pub(super) profile: Profile,
+    /// What a token must allow; empty for what the registry asks for itself, which is pulling.
+    pub(super) scopes: Vec<String>,
+}
+
+/// Where to push an image: the registry itself, with the right to read another of its repositories that blobs are taken from.
+pub(super) fn target(config: &Config, reference: &Reference, from: &[String]) -> Endpoint {
+    let mut place = registry(config, reference);
+    place.scopes = vec![format!("repository:{}:pull,push", place.repository)];
+    place.scopes.extend(from.iter().map(|from| format!("repository:{from}:pull")));
+    place
 }
 
 /// Whom to ask for an image, in order.
 pub(super) fn endpoints(config: &Config, reference: &Reference) -> Vec<Endpoint> {
-    let domain = reference.domain();
-    let upstream = if domain == "docker.io" {
-        "registry-1.docker.io"
-    } else {
-        domain
-    };
     let mirrors = config
         .registries
-        .get(domain)
+        .get(reference.domain())
         .map(|host| host.mirrors.as_slice())
         .unwrap_or_default();
     let mut list: Vec<Endpoint> = mirrors
         .iter()
         .map(|mirror| self::mirror(config, mirror, reference.path()))
         .collect();
+    list.push(registry(config, reference));
+    list
+}
+
+/// The registry that a reference names.
+fn registry(config: &Config, reference: &Reference) -> Endpoint {
+    let domain = reference.domain();
+    let upstream = if domain == "docker.io" {
+        "registry-1.docker.io"
+    } else {
+        domain
+    };
     let settings = config
         .registries
         .get(domain)
         .or_else(|| config.registries.get(upstream));
     let (origins, profile) = reach(config, upstream, settings, None);
-    list.push(Endpoint {
+    Endpoint {
         name: domain.to_owned(),
         origins,
         repository: reference.path().to_owned(),
         mirror: false,
         profile,
-    });
-    list
+        scopes: Vec::new(),
+    }
 }
 
 fn mirror(config: &Config, text: &str, path: &str) -> Endpoint {
@@ -130,6 +146,7 @@ fn mirror(config: &Config, text: &str, path: &str) -> Endpoint {
         repository,
         mirror: true,
         profile,
+        scopes: Vec::new(),
     }
 }
 

@@ -136,6 +136,16 @@ pub enum RequestError {
         /// The digest asked for.
         expected: Digest,
     },
+    /// A blob arrived as something else, says the registry.
+    #[error("`{host}` did not accept {digest}{}", detail(message))]
+    Refused {
+        /// Who answered.
+        host: String,
+        /// The blob.
+        digest: Digest,
+        /// What the registry wrote, shortened.
+        message: String,
+    },
     /// A digest in an answer that is none.
     #[error("`{host}` names an unusable digest")]
     BadDigest {

@@ -38,6 +38,15 @@ pub enum Progress {
         /// Bytes in all.
         size: u64,
     },
+    /// So many bytes of it have been sent.
+    Pushed {
+        /// The layer's blob.
+        digest: Digest,
+        /// Bytes sent.
+        bytes: u64,
+        /// Bytes in all.
+        size: u64,
+    },
     /// It is being unpacked.
     Unpacking {
         /// The layer's blob.

@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod error;
 mod fetch;
+mod push;
 mod resolve;
 mod tls;
 
@@ -24,6 +25,7 @@ pub use self::{
     config::{Config, Host, Patience},
     error::{Attempt, Attempts, AuthError, ContentError, RequestError},
     fetch::{FetchError, Progress, Watch},
+    push::{Push, PushBlob, PushError},
     resolve::{ResolveError, Resolved},
     tls::trust,
 };
