@@ -23,6 +23,21 @@ pub trait Blobs: Send + Sync + 'static {
     /// # Errors
     /// There is no room, or someone else is writing it.
     fn ingest(&self, digest: &Digest, size: u64) -> io::Result<Box<dyn Ingest>>;
+
+    /// Begins to make a blob whose digest is not known yet.
+    ///
+    /// # Errors
+    /// There is no room.
+    fn fresh(&self) -> io::Result<Box<dyn Fresh>>;
+}
+
+/// A blob being made. Dropped before it is committed, it is gone.
+pub trait Fresh: io::Write + Send {
+    /// Makes it visible, and gives its digest and size.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn commit(self: Box<Self>) -> io::Result<(Digest, u64)>;
 }
 
 /// A blob being written. Dropped before it is committed, it may keep what it has for another day.

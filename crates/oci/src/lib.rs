@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
+pub mod assemble;
 pub mod blobs;
 pub mod config;
 pub mod digest;
@@ -15,7 +17,8 @@ pub mod pack;
 pub mod platform;
 pub mod reference;
 pub mod registry;
-mod stored;
+pub mod time;
+pub mod stored;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 

@@ -4,12 +4,13 @@ use std::{
     error::Error,
     fs::{self, File},
     io,
+    path::PathBuf,
 };
 
 use store::{IngestError, Snapshot, Store};
 
 use crate::{
-    blobs::{Blobs, CommitError, Ingest},
+    blobs::{Blobs, CommitError, Fresh, Ingest},
     digest::Digest,
     image::{AddError, BoxError, Layers},
     layer::{Beneath, Target, UnpackError, Unpacked},
@@ -42,6 +43,31 @@ impl Blobs for Store {
             ingest,
             digest: *digest,
         }))
+    }
+
+    fn fresh(&self) -> io::Result<Box<dyn Fresh>> {
+        let fresh = self.blobs().fresh().map_err(io::Error::other)?;
+        Ok(Box::new(New(fresh)))
+    }
+}
+
+struct New(store::Fresh);
+
+impl io::Write for New {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Fresh for New {
+    fn commit(self: Box<Self>) -> io::Result<(Digest, u64)> {
+        let (digest, size) = self.0.commit().map_err(io::Error::other)?;
+        let digest = digest.parse().map_err(io::Error::other)?;
+        Ok((digest, size))
     }
 }
 
@@ -112,8 +138,31 @@ impl Layers for Store {
         let outputs = std::slice::from_ref(&snapshot);
         self.results()
             .put(&key(chain), outputs, &[], &format!("image layers {chain}"));
+        // A layer in which nothing changed leaves the stack as it was, which is another chain's.
+        if parent != Some(&snapshot) {
+            self.facts()
+                .put(CHAINS, &stack_name(&snapshot.layers()), chain.to_string().as_bytes());
+        }
         Ok(snapshot)
     }
+}
+
+/// The space of facts that say which chain of an image's layers a stack of directories is.
+const CHAINS: &str = "image-chain";
+
+/// A name for a stack of layer directories, uppermost first. The numbers of layers are never used twice.
+fn stack_name(layers: &[PathBuf]) -> String {
+    let names: Vec<_> = layers
+        .iter()
+        .filter_map(|dir| dir.file_name()?.to_str())
+        .collect();
+    Digest::of(names.join("/").as_bytes()).hex()
+}
+
+/// The chain of image layers that a stack of directories (uppermost first) was unpacked from, if it was.
+pub fn chain_of(store: &Store, layers: &[PathBuf]) -> Option<Digest> {
+    let fact = store.facts().get(CHAINS, &stack_name(layers))?;
+    std::str::from_utf8(&fact).ok()?.parse().ok()
 }
 
 fn failed(error: impl Error + Send + Sync + 'static) -> AddError {

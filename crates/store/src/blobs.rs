@@ -23,7 +23,7 @@ const ALGORITHM: &str = "sha256:";
 /// The blobs of a store.
 pub struct Blobs {
     state: Mutex<State>,
-    store: Weak<Inner>,
+    pub(crate) store: Weak<Inner>,
 }
 
 #[derive(Default)]
@@ -172,6 +172,34 @@ impl Blobs {
         Ok(ingest)
     }
 
+    /// Enters a verified blob, which `put` moves to its place. Gives its digest.
+    pub(crate) fn place(
+        &self,
+        hex: &str,
+        size: u64,
+        put: impl FnOnce(&Path) -> Result<(), IngestError>,
+    ) -> Result<String, IngestError> {
+        let store = self.store.upgrade().ok_or(IngestError::Closed)?;
+        let to = blob_path(&store.layout.blobs(), hex);
+        if let Some(dir) = to.parent() {
+            disk::ensure_dir(dir, 0o755)?;
+        }
+        put(&to)?;
+        let now = clock::now_ns();
+        let digest = format!("{ALGORITHM}{hex}");
+        let row = BlobRow {
+            digest: digest.clone(),
+            seq: store.writer.next_seq(),
+            size,
+            created: now,
+            last_used: now,
+        };
+        let mut state = self.lock();
+        store.writer.write(Write::Blob(row.clone()));
+        state.blobs.insert(digest.clone(), row);
+        Ok(digest)
+    }
+
     /// Forgets and deletes a blob, if it has not been used since.
     pub(crate) fn remove_idle(&self, digest: &str, last_used: i64) -> bool {
         let (Some(store), Some(hex)) = (self.store.upgrade(), hex_of(digest)) else {
@@ -269,22 +297,10 @@ impl Ingest {
             });
         }
         let store = &self.claim.store;
-        let to = blob_path(&store.layout.blobs(), &self.claim.hex);
-        if let Some(dir) = to.parent() {
-            disk::ensure_dir(dir, 0o755)?;
-        }
-        disk::rename(&self.path, &to)?;
-        let now = clock::now_ns();
-        let row = BlobRow {
-            digest: self.digest.clone(),
-            seq: store.writer.next_seq(),
-            size: self.offset,
-            created: now,
-            last_used: now,
-        };
-        let mut state = store.blobs.lock();
-        store.writer.write(Write::Blob(row.clone()));
-        state.blobs.insert(self.digest.clone(), row);
+        store.blobs.place(&self.claim.hex, self.offset, |to| {
+            disk::rename(&self.path, to)?;
+            Ok(())
+        })?;
         Ok(())
     }
 

@@ -268,6 +268,56 @@ pub fn unpack<R: Read + Send>(
     })
 }
 
+/// A regular file or link of a tar.
+pub(crate) struct FileEntry<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) size: u64,
+    /// Where a link leads, and whether it is a symbolic one.
+    pub(crate) link: Option<(&'a [u8], bool)>,
+}
+
+/// Gives the contents of an entry, piece by piece.
+type Data<'a> =
+    dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<(), UnpackError>) -> Result<(), UnpackError> + 'a;
+
+/// Visits the regular files and links of a tar, compressed or not, without writing anything.
+pub(crate) fn files<R: Read + Send>(
+    archive: R,
+    limits: &Limits,
+    visit: &mut dyn FnMut(&FileEntry<'_>, &mut Data<'_>) -> Result<(), UnpackError>,
+) -> Result<(), UnpackError> {
+    source::with_stream(archive, false, limits.bytes, |stream| {
+        let mut tar = tarball::Reader::new(stream);
+        let mut entries = 0;
+        while let Some(entry) = tar.next_entry()? {
+            entries += 1;
+            if entries > limits.entries {
+                return Err(UnpackError::Limit {
+                    what: "entries",
+                    limit: limits.entries,
+                });
+            }
+            let link = match entry.kind {
+                tarball::Kind::File => None,
+                tarball::Kind::HardLink => Some((entry.link.as_slice(), false)),
+                tarball::Kind::Symlink => Some((entry.link.as_slice(), true)),
+                _ => continue,
+            };
+            let tarball::Contents::Whole(size) = entry.contents else {
+                continue;
+            };
+            let seen = FileEntry {
+                name: &entry.name,
+                size,
+                link,
+            };
+            visit(&seen, &mut |sink| tar.contents(&entry.contents, |_, bytes| sink(bytes)))?;
+        }
+        Ok(())
+    })
+    .map(|_| ())
+}
+
 /// A name for messages: lossy and shortened.
 fn shown(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name.get(..200).unwrap_or(name)).into_owned();

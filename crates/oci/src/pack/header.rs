@@ -3,34 +3,34 @@
 
 /// What a header says.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Head<'a> {
+pub(crate) struct Head<'a> {
     /// Relative; a directory's ends in `/`.
-    pub(super) name: &'a [u8],
+    pub(crate) name: &'a [u8],
     /// Target of a link.
-    pub(super) link: &'a [u8],
+    pub(crate) link: &'a [u8],
     /// ustar's type flag.
-    pub(super) kind: u8,
-    pub(super) mode: u32,
-    pub(super) uid: u64,
-    pub(super) gid: u64,
-    pub(super) size: u64,
+    pub(crate) kind: u8,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) size: u64,
     /// Seconds since 1970.
-    pub(super) mtime: i64,
-    pub(super) device: (u32, u32),
+    pub(crate) mtime: i64,
+    pub(crate) device: (u32, u32),
     /// Extended attributes, sorted by name.
-    pub(super) xattrs: &'a [(Vec<u8>, Vec<u8>)],
+    pub(crate) xattrs: &'a [(Vec<u8>, Vec<u8>)],
 }
 
 /// A tar's unit.
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// How many bytes fill up the last block of contents.
-pub(super) fn padding(size: u64) -> usize {
+pub(crate) fn padding(size: u64) -> usize {
     ((BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64) as usize
 }
 
 /// The header of an entry, with a PAX header before it if it needs one.
-pub(super) fn encode(head: &Head<'_>) -> Vec<u8> {
+pub(crate) fn encode(head: &Head<'_>) -> Vec<u8> {
     let mut records: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
     let split = split(head.name);
     if split.is_none() {

@@ -3,7 +3,7 @@
 //! Names are sorted, owners are numbers, times are whole seconds, and the kernel's marks become the image format's: a
 //! device 0:0 is a deletion (`.wh.name`), an opaque directory hides what is below (`.wh..wh..opq`).
 
-mod header;
+pub(crate) mod header;
 mod stargz;
 mod stream;
 mod walk;
@@ -17,7 +17,6 @@ use std::{
 
 use sha2::Digest as _;
 
-pub use self::stargz::rfc3339;
 use self::{
     header::{BLOCK, Head, encode, padding},
     stream::{UNIT, Units},

@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    blobs::{Blobs, CommitError, Ingest},
+    blobs::{Blobs, CommitError, Fresh, Ingest},
     digest::Digest,
 };
 
@@ -82,6 +82,13 @@ impl Blobs for DirBlobs {
             offset,
         }))
     }
+
+    fn fresh(&self) -> io::Result<Box<dyn Fresh>> {
+        Ok(Box::new(New {
+            dir: self.dir.clone(),
+            bytes: Vec::new(),
+        }))
+    }
 }
 
 struct Part {
@@ -119,5 +126,29 @@ impl Ingest for Part {
             });
         }
         fs::rename(&self.part, &self.to).map_err(failed)
+    }
+}
+
+struct New {
+    dir: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl io::Write for New {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Fresh for New {
+    fn commit(self: Box<Self>) -> io::Result<(Digest, u64)> {
+        let digest = Digest::of(&self.bytes);
+        fs::write(self.dir.join(digest.hex()), &self.bytes)?;
+        Ok((digest, self.bytes.len() as u64))
     }
 }
