@@ -95,6 +95,7 @@ pub struct ClientInfo {
 /// Environment variables of the client that travel in [`ClientInfo::env`].
 pub const FORWARDED_ENV: &[&str] = &[
     "BAGGAGE",
+    "SOURCE_DATE_EPOCH",
     "TRACEPARENT",
     "TRACESTATE",
     "SSH_AUTH_SOCK",

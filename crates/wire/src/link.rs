@@ -77,6 +77,12 @@ pub enum LinkRequest {
         #[serde(default)]
         mtime_ns: Option<i64>,
     },
+    /// Load an image archive into the container runtime of the client's machine (docker, podman or nerdctl): as
+    /// [`LinkRequest::ExportFile`]. The archive names the image.
+    LoadImage {
+        /// The image's name, for messages.
+        name: String,
+    },
     /// Connect from the client's machine: `Status<()>`, then raw bytes both ways with half-close; for `udp` frames of kind
     /// `Data`, one datagram each.
     Dial {

@@ -8,6 +8,7 @@ pub mod docker;
 pub mod export;
 pub mod git;
 mod holder;
+pub mod load;
 pub mod read;
 mod reader;
 pub mod stat;
@@ -188,7 +189,8 @@ fn harmless(request: &LinkRequest) -> bool {
 
 /// Credentials are read from files too, but for registries: they are not the session's to see.
 fn touches_files(request: &LinkRequest) -> bool {
-    harmless(request)
+    matches!(request, LinkRequest::LoadImage { .. })
+        || harmless(request)
         && !matches!(
             request,
             LinkRequest::Dial { .. } | LinkRequest::Listen { .. }
@@ -247,6 +249,7 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
             };
             export::file(conn, plan)
         }
+        LinkRequest::LoadImage { name } => load::load(conn, &load::Place::of_process(), &name),
         LinkRequest::Dial { .. } | LinkRequest::Listen { .. } | LinkRequest::Unknown => {
             whole::<()>(
                 &mut conn,

@@ -78,6 +78,48 @@ impl Config {
         }
     }
 
+    /// The `config` object of an OCI image configuration, with further exposed ports (number, and whether it is UDP).
+    pub fn to_oci(&self, ports: &[(u16, bool)]) -> serde_json::Map<String, serde_json::Value> {
+        use serde_json::{Map, Value};
+        let mut config = self.other.clone();
+        let strings = |items: &[Arc<str>]| {
+            Value::Array(items.iter().map(|s| Value::String(s.to_string())).collect())
+        };
+        let mut put = |key: &str, value: Value| {
+            let empty = match &value {
+                Value::String(s) => s.is_empty(),
+                Value::Array(a) => a.is_empty(),
+                Value::Object(o) => o.is_empty(),
+                _ => false,
+            };
+            if !empty {
+                config.insert(key.to_owned(), value);
+            }
+        };
+        put("User", Value::String(self.user.to_string()));
+        let env: Vec<Arc<str>> = self.env.iter().map(|(k, v)| format!("{k}={v}").into()).collect();
+        put("Env", strings(&env));
+        put("Entrypoint", strings(&self.entrypoint));
+        put("Cmd", strings(&self.cmd));
+        put("WorkingDir", Value::String(self.workdir.to_string()));
+        // Sorted: their order means nothing, and the same set is the same image.
+        let labels: std::collections::BTreeMap<&str, &str> =
+            self.labels.iter().map(|(k, v)| (&**k, &**v)).collect();
+        let labels: Map<String, Value> =
+            labels.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
+        put("Labels", Value::Object(labels));
+        let exposed: std::collections::BTreeSet<String> = self
+            .exposed
+            .iter()
+            .chain(ports)
+            .map(|(port, udp)| format!("{port}/{}", if *udp { "udp" } else { "tcp" }))
+            .collect();
+        let exposed: Map<String, Value> =
+            exposed.into_iter().map(|port| (port, Value::Object(Map::new()))).collect();
+        put("ExposedPorts", Value::Object(exposed));
+        config
+    }
+
     /// This container's configuration after `from` an image: environment, labels and ports are merged, the rest replaced.
     #[must_use]
     pub fn merged_from(&self, image: &Self) -> Self {

@@ -8,7 +8,7 @@ use graph::{
     value::{Object, Value},
 };
 
-use super::{Container, Port, TerminalCommand, config, exec, files, from, mounts};
+use super::{Container, Port, TerminalCommand, config, exec, files, from, import, mounts, output};
 use crate::{
     Ctx,
     dispatch::Binder,
@@ -28,6 +28,8 @@ struct Pair {
 pub fn bind(b: &mut Binder) {
     b.bind("Query.container", Memo::Session, query_container);
     b.bind("Container.from", Memo::Session, from::from);
+    b.bind("Container.import", Memo::Session, import::import);
+    output::bind(b);
     b.bind("Container.sync", Memo::Never, exec::sync);
     b.by_view("Container.withExec", Memo::Session, exec::with_exec);
     b.by_view("Container.stdout", Memo::Never, exec::stdout);

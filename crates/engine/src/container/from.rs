@@ -82,6 +82,7 @@ pub(crate) async fn resolve(ctx: &Ctx, address: &str, platform: &str) -> Result<
     let pin = ImagePin {
         manifest_digest: resolved.manifest_digest.to_string(),
         stack: Stack::from(&resolved),
+        config: Arc::new(resolved.config.clone()),
     };
     Ok(Resolved {
         pinned,

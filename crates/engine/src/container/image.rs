@@ -5,6 +5,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use graph::error::{Class, Error};
 use oci::{
     blobs::Blobs,
+    config::ImageConfig,
     image::{PullError, Stack, pull},
     registry::{Access, Client, Config as ClientConfig, Credentials, Host, Login},
 };
@@ -19,6 +20,8 @@ pub struct ImagePin {
     pub manifest_digest: String,
     /// Its name and layers.
     pub stack: Stack,
+    /// Its configuration.
+    pub config: Arc<ImageConfig>,
 }
 
 /// The registry client for a configuration.

@@ -3,6 +3,7 @@
 
 mod edit;
 pub mod exec;
+pub(crate) mod made;
 mod solve;
 
 use std::sync::{Arc, OnceLock};

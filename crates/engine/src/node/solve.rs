@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use graph::error::{Class, Error};
 use store::{CopyOptions, Snapshot, Tree};
 
-use super::{CopyKind, Done, Edit, Key, KeyHasher, Node, Op, Output, exec::ExecResult};
+use super::{made::{EDITS, Made}, CopyKind, Done, Edit, Key, KeyHasher, Node, Op, Output, exec::ExecResult};
 use crate::{Ctx, container, directory::tree_error};
 
 /// How many edits are applied to one draft at most.
@@ -197,6 +197,13 @@ impl Ctx {
                 // Its run is shown; later it is no news.
                 self.session.first_shown(node.key);
                 let (outputs, result) = container::run::run(self, plan, &inputs).await?;
+                if let Some(root) = outputs.first().filter(|root| Some(*root) != inputs.first()) {
+                    let made = Made {
+                        by: container::prepare::label(self, plan),
+                        begun: None,
+                    };
+                    made.remember(&self.engine.store, root);
+                }
                 self.record(
                     node.key,
                     &outputs,
@@ -271,6 +278,7 @@ impl Ctx {
             sources.push(of_node.into_iter().next());
         }
         let store = self.engine.store.clone();
+        let begun = Made::now();
         self.engine
             .blocking(move || {
                 let environment = |e: &(dyn std::error::Error + 'static)| {
@@ -290,7 +298,15 @@ impl Ctx {
                         apply(&store, &tree, edit, parent.as_ref(), source.as_ref())?;
                     }
                 }
-                draft.commit().map_err(|e| environment(&e))
+                let snapshot = draft.commit().map_err(|e| environment(&e))?;
+                if Some(&snapshot) != parent.as_ref() {
+                    let made = Made {
+                        by: EDITS.to_owned(),
+                        begun: Some(begun),
+                    };
+                    made.remember(&store, &snapshot);
+                }
+                Ok(snapshot)
             })
             .await
     }
