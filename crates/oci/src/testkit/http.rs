@@ -14,6 +14,8 @@ pub(super) struct Request {
     /// Names in lower case.
     pub(super) headers: BTreeMap<String, String>,
     pub(super) body: Vec<u8>,
+    /// The body was not read to its end.
+    pub(super) cut: bool,
 }
 
 /// What goes back.
@@ -36,13 +38,28 @@ pub(super) enum Then {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<S>(stream: S, handle: impl Fn(&Request) -> Response) -> io::Result<()>
+///
+/// `limit` may say to read only so much of a request's body, and what to do then.
+pub(super) async fn serve<S>(
+    stream: S,
+    limit: impl Fn(&Request) -> Option<(usize, Then)>,
+    handle: impl Fn(&Request) -> Response,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut stream = BufReader::new(stream);
-    while let Some(request) = read(&mut stream).await? {
+    while let Some((request, then)) = read(&mut stream, &limit).await? {
         let response = handle(&request);
+        match then {
+            None => {}
+            // Without a reset the client could not tell that nobody reads.
+            Some(Then::Close) => return Ok(()),
+            Some(Then::Stall) => {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                return Ok(());
+            }
+        }
         if response.then == Some((0, Then::Stall)) {
             let _ = stream.read(&mut [0; 1]).await;
             return Ok(());
@@ -84,7 +101,10 @@ where
     Ok(())
 }
 
-async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> io::Result<Option<Request>> {
+async fn read<S: AsyncRead + Unpin>(
+    stream: &mut BufReader<S>,
+    limit: &impl Fn(&Request) -> Option<(usize, Then)>,
+) -> io::Result<Option<(Request, Option<Then>)>> {
     let mut line = String::new();
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);
@@ -108,12 +128,17 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> io::Result<Opt
         .get("content-length")
         .and_then(|l| l.parse().ok())
         .unwrap_or(0);
-    let mut body = vec![0; length.min(1 << 20)];
-    stream.read_exact(&mut body).await?;
-    Ok(Some(Request {
+    let mut request = Request {
         method,
         path,
         headers,
-        body,
-    }))
+        body: Vec::new(),
+        cut: false,
+    };
+    let cut = limit(&request).filter(|(bytes, _)| *bytes < length);
+    let read = cut.map_or(length, |(bytes, _)| bytes).min(64 << 20);
+    request.body = vec![0; read];
+    request.cut = cut.is_some();
+    stream.read_exact(&mut request.body).await?;
+    Ok(Some((request, cut.map(|(_, then)| then))))
 }

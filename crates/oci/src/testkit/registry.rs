@@ -1,4 +1,4 @@
-//! A registry in this process, read-only, with as many faults as wanted.
+//! A registry in this process, with as many faults as wanted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -61,6 +61,10 @@ pub enum Fault {
     ContentType(&'static str),
     /// Another body altogether.
     Body(Vec<u8>),
+    /// Only so many bytes of the request's body are read and kept, then the connection ends.
+    CutUpload(usize),
+    /// Only so many bytes of the request's body are read and kept, then nothing happens any more.
+    StallUpload(usize),
 }
 
 /// A request the registry has seen.
@@ -74,6 +78,8 @@ pub struct Seen {
     pub authorization: Option<String>,
     /// The `Range` header.
     pub range: Option<String>,
+    /// Bytes of the body.
+    pub body: usize,
 }
 
 #[derive(Default)]
@@ -81,6 +87,9 @@ struct Contents {
     /// Manifests by repository and by tag or digest.
     manifests: HashMap<(String, String), Arc<[u8]>>,
     blobs: HashMap<Digest, Arc<[u8]>>,
+    /// Which repositories have which pushed or mounted blobs.
+    placed: std::collections::HashSet<(String, Digest)>,
+    uploads: HashMap<String, Vec<u8>>,
     faults: Vec<(String, Fault, usize)>,
     seen: Vec<Seen>,
     tokens: HashMap<String, String>,
@@ -324,9 +333,13 @@ async fn accept(listener: TcpListener, state: Arc<State>, acceptor: Option<TlsAc
         tokio::spawn(async move {
             // A client that breaks off is what some tests are about.
             let _ = match acceptor {
-                None => serve(stream, |request| state.answer(request)).await,
+                None => {
+                    serve(stream, |r| state.limit(r), |request| state.answer(request)).await
+                }
                 Some(acceptor) => match acceptor.accept(stream).await {
-                    Ok(stream) => serve(stream, |request| state.answer(request)).await,
+                    Ok(stream) => {
+                        serve(stream, |r| state.limit(r), |request| state.answer(request)).await
+                    }
                     Err(error) => Err(error),
                 },
             };
@@ -354,6 +367,128 @@ fn tls() -> (TlsAcceptor, String) {
 }
 
 impl State {
+    /// How much of a request's body to read.
+    fn limit(&self, request: &Request) -> Option<(usize, Then)> {
+        let mut contents = self
+            .contents
+            .lock()
+            .expect("no test panics while holding it");
+        contents
+            .faults
+            .iter_mut()
+            .filter(|(pattern, _, times)| *times > 0 && request.path.contains(pattern.as_str()))
+            .find_map(|(_, fault, times)| {
+                let limit = match fault {
+                    Fault::CutUpload(bytes) => (*bytes, Then::Close),
+                    Fault::StallUpload(bytes) => (*bytes, Then::Stall),
+                    _ => return None,
+                };
+                let length = request.headers.get("content-length")?.parse::<usize>().ok()?;
+                (length > limit.0).then(|| {
+                    *times -= 1;
+                    limit
+                })
+            })
+    }
+
+    /// Uploads and manifests. `None` for a request that only reads.
+    fn write(&self, request: &Request, kind: &str, repository: &str, what: &str) -> Option<Response> {
+        let url = reqwest::Url::parse(&format!("http://x{}", request.path)).ok()?;
+        let query: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
+        let mut contents = self
+            .contents
+            .lock()
+            .expect("no test panics while holding it");
+        let accepted = |status, id: &str, bytes: usize| Response {
+            status,
+            headers: vec![
+                ("Location".to_owned(), format!("/v2/{repository}/blobs/uploads/{id}?state=x")),
+                ("Range".to_owned(), format!("0-{}", bytes.saturating_sub(1))),
+            ],
+            ..Response::default()
+        };
+        let created = |digest: Digest| Response {
+            status: 201,
+            headers: vec![("Docker-Content-Digest".to_owned(), digest.to_string())],
+            ..Response::default()
+        };
+        match (kind, request.method.as_str()) {
+            ("manifests", "PUT") => {
+                let digest = Digest::of(&request.body);
+                let document: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+                let blobs = document["layers"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .chain(document.get("config"));
+                for blob in blobs {
+                    let named = blob["digest"].as_str().and_then(|d| d.parse::<Digest>().ok());
+                    if !named.is_some_and(|d| contents.placed.contains(&(repository.to_owned(), d))) {
+                        return Some(error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry"));
+                    }
+                }
+                let bytes: Arc<[u8]> = request.body.clone().into();
+                for name in [what.to_owned(), digest.to_string()] {
+                    contents
+                        .manifests
+                        .insert((repository.to_owned(), name), Arc::clone(&bytes));
+                }
+                Some(created(digest))
+            }
+            ("blobs", "HEAD") => {
+                let digest: Digest = what.parse().ok()?;
+                let there = contents.placed.contains(&(repository.to_owned(), digest));
+                Some(if there {
+                    Response {
+                        status: 200,
+                        ..Response::default()
+                    }
+                } else {
+                    error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+                })
+            }
+            ("blobs", "POST") if what == "uploads/" => {
+                let mount = query.get("mount").and_then(|d| d.parse::<Digest>().ok());
+                if let Some(digest) = mount.filter(|d| contents.blobs.contains_key(d)) {
+                    contents.placed.insert((repository.to_owned(), digest));
+                    return Some(created(digest));
+                }
+                let id = format!("u{}", contents.uploads.len());
+                contents.uploads.insert(id.clone(), Vec::new());
+                Some(accepted(202, &id, 0))
+            }
+            ("blobs", method) => {
+                let id = what.strip_prefix("uploads/")?.to_owned();
+                let Some(upload) = contents.uploads.get_mut(&id) else {
+                    return Some(error(404, "BLOB_UPLOAD_UNKNOWN", "upload unknown"));
+                };
+                if method == "GET" {
+                    return Some(accepted(204, &id, upload.len()));
+                }
+                if let Some(range) = request.headers.get("content-range")
+                    && range.split('-').next() != Some(upload.len().to_string().as_str())
+                {
+                    return Some(error(416, "RANGE_INVALID", "not where it ended"));
+                }
+                upload.extend_from_slice(&request.body);
+                if method == "PATCH" || request.cut {
+                    let bytes = upload.len();
+                    return Some(accepted(202, &id, bytes));
+                }
+                let bytes = std::mem::take(upload);
+                contents.uploads.remove(&id);
+                let digest = Digest::of(&bytes);
+                if query.get("digest") != Some(&digest.to_string()) {
+                    return Some(error(400, "DIGEST_INVALID", "digest does not match"));
+                }
+                contents.blobs.insert(digest, bytes.into());
+                contents.placed.insert((repository.to_owned(), digest));
+                Some(created(digest))
+            }
+            _ => None,
+        }
+    }
+
     fn answer(&self, request: &Request) -> Response {
         let fault = {
             let mut contents = self
@@ -365,9 +500,13 @@ impl State {
                 path: request.path.clone(),
                 authorization: request.headers.get("authorization").cloned(),
                 range: request.headers.get("range").cloned(),
+                body: request.body.len(),
             });
-            let active = |(pattern, _, times): &&mut (String, Fault, usize)| {
-                *times > 0 && request.path.contains(pattern.as_str())
+            // What concerns the reading of a request has happened already.
+            let active = |(pattern, fault, times): &&mut (String, Fault, usize)| {
+                *times > 0
+                    && request.path.contains(pattern.as_str())
+                    && !matches!(fault, Fault::CutUpload(_) | Fault::StallUpload(_))
             };
             contents
                 .faults
@@ -403,6 +542,11 @@ impl State {
         };
         if let Some(refusal) = self.refuse(request, repository) {
             return refusal;
+        }
+        if (kind == "blobs" || request.method == "PUT")
+            && let Some(response) = self.write(request, kind, repository, what)
+        {
+            return response;
         }
         let contents = self
             .contents
@@ -442,14 +586,22 @@ impl State {
                 let token = authorization
                     .and_then(|a| a.strip_prefix("Bearer "))
                     .unwrap_or_default();
-                let scope = format!("repository:{repository}:pull");
+                let writes = !matches!(request.method.as_str(), "GET" | "HEAD");
+                let actions = if writes { "pull,push" } else { "pull" };
+                let scope = format!("repository:{repository}:{actions}");
+                let enough = |given: &String| {
+                    given.split(' ').any(|given| {
+                        *given == scope
+                            || (!writes && *given == format!("repository:{repository}:pull,push"))
+                    })
+                };
                 if self
                     .contents
                     .lock()
                     .expect("no test panics while holding it")
                     .tokens
                     .get(token)
-                    == Some(&scope)
+                    .is_some_and(enough)
                 {
                     return None;
                 }
@@ -476,7 +628,15 @@ impl State {
             reqwest::Url::parse(&format!("http://x/?{query}&{form}"))
                 .map(|url| url.query_pairs().into_owned().collect())
                 .unwrap_or_default();
-        let scope = fields.get("scope").cloned().unwrap_or_default();
+        let scopes: Vec<String> = reqwest::Url::parse(&format!("http://x/?{query}&{form}"))
+            .map(|url| {
+                url.query_pairs()
+                    .filter(|(name, _)| name == "scope")
+                    .map(|(_, value)| value.into_owned())
+                    .collect()
+            })
+            .unwrap_or_default();
+        let scope = scopes.join(" ");
         let known = request
             .headers
             .get("authorization")
@@ -615,6 +775,7 @@ fn spoil(mut response: Response, fault: Fault) -> Response {
                 .push(("Content-Type".to_owned(), media_type.to_owned()));
         }
         Fault::Body(body) => response.body = body.into(),
+        Fault::CutUpload(_) | Fault::StallUpload(_) => {}
     }
     response
 }

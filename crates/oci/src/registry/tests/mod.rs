@@ -3,6 +3,7 @@
 mod access;
 mod fetching;
 mod pulling;
+mod pushing;
 mod resolving;
 
 use std::{
