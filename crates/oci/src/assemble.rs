@@ -104,10 +104,22 @@ pub fn image(parts: Parts, media_types: MediaTypes) -> Image {
     };
     let config = document(
         &config,
-        if docker { types::DOCKER_CONFIG } else { types::OCI_CONFIG },
+        if docker {
+            types::DOCKER_CONFIG
+        } else {
+            types::OCI_CONFIG
+        },
     );
-    let media_type = if docker { types::DOCKER_MANIFEST } else { types::OCI_MANIFEST };
-    let layers: Vec<Descriptor> = parts.layers.into_iter().map(|layer| layer.descriptor).collect();
+    let media_type = if docker {
+        types::DOCKER_MANIFEST
+    } else {
+        types::OCI_MANIFEST
+    };
+    let layers: Vec<Descriptor> = parts
+        .layers
+        .into_iter()
+        .map(|layer| layer.descriptor)
+        .collect();
     let manifest = Manifest {
         schema_version: 2,
         media_type: media_type.to_owned(),
@@ -135,7 +147,10 @@ pub fn index(images: &[Image], media_types: MediaTypes) -> Document {
     let index = Index {
         schema_version: 2,
         media_type: media_type.to_owned(),
-        manifests: images.iter().map(|image| image.manifest.0.clone()).collect(),
+        manifests: images
+            .iter()
+            .map(|image| image.manifest.0.clone())
+            .collect(),
         annotations: BTreeMap::new(),
     };
     document(&index, media_type)
@@ -194,7 +209,10 @@ mod tests {
         assert_eq!(config.rootfs.diff_ids, [Digest::of(b"tar")]);
         let again = self::image(parts("amd64"), MediaTypes::Oci);
         assert_eq!(image, again);
-        let list = index(&[image, self::image(parts("arm64"), MediaTypes::Oci)], MediaTypes::Docker);
+        let list = index(
+            &[image, self::image(parts("arm64"), MediaTypes::Oci)],
+            MediaTypes::Docker,
+        );
         assert_eq!(list.0.media_type, types::DOCKER_LIST);
         let list: Index = serde_json::from_slice(&list.1).unwrap();
         assert_eq!(list.manifests[0].annotations["a"], "b");

@@ -17,10 +17,10 @@ pub mod pack;
 pub mod platform;
 pub mod reference;
 pub mod registry;
-pub mod time;
 pub mod stored;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+pub mod time;
 
 pub use digest::Digest;
 pub use platform::Platform;

@@ -140,8 +140,11 @@ impl Layers for Store {
             .put(&key(chain), outputs, &[], &format!("image layers {chain}"));
         // A layer in which nothing changed leaves the stack as it was, which is another chain's.
         if parent != Some(&snapshot) {
-            self.facts()
-                .put(CHAINS, &stack_name(&snapshot.layers()), chain.to_string().as_bytes());
+            self.facts().put(
+                CHAINS,
+                &stack_name(&snapshot.layers()),
+                chain.to_string().as_bytes(),
+            );
         }
         Ok(snapshot)
     }

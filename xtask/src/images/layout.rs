@@ -135,6 +135,10 @@ impl Layout {
             ),
             ("WorkingDir", image.workdir.as_ref().map(|w| json!(w))),
             ("StopSignal", image.stop_signal.as_ref().map(|s| json!(s))),
+            (
+                "Labels",
+                (!image.labels.is_empty()).then(|| json!(image.labels)),
+            ),
         ];
         for (key, value) in fields {
             if let Some(value) = value {

@@ -109,6 +109,7 @@ pub(crate) struct Image {
     pub(crate) volumes: Vec<String>,
     pub(crate) workdir: Option<String>,
     pub(crate) stop_signal: Option<String>,
+    pub(crate) labels: std::collections::BTreeMap<String, String>,
     /// Docker Hub names, `library/` left away.
     pub(crate) names: Vec<String>,
     /// Edition → names: images that differ in `edition_files` only.

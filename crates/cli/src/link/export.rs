@@ -55,7 +55,11 @@ pub fn tree(mut conn: File, dest: &Path, wipe: bool) -> Result<(), Broken> {
 }
 
 /// Says how it ended.
-pub(super) fn conclude(pieces: &mut Pieces, written: Result<(), Broken>, dest: &Path) -> Result<(), Broken> {
+pub(super) fn conclude(
+    pieces: &mut Pieces,
+    written: Result<(), Broken>,
+    dest: &Path,
+) -> Result<(), Broken> {
     let status = match written {
         Ok(()) => Status::Ok(Exported { path: dest.into() }),
         Err(Broken::Request(e)) => {

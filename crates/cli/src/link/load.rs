@@ -157,7 +157,10 @@ impl Program {
                     self.kill();
                     return Err(LinkError::new(
                         LinkErrorKind::Io,
-                        format!("`{} load` did not end within {PATIENCE:?}", self.file.display()),
+                        format!(
+                            "`{} load` did not end within {PATIENCE:?}",
+                            self.file.display()
+                        ),
                     ));
                 }
                 Err(e) => return Err(LinkError::io("wait for", &self.file, &e)),
@@ -173,7 +176,10 @@ impl Program {
         }
         Err(LinkError::new(
             LinkErrorKind::Io,
-            format!("`{} load` did not load image {image} ({status}): {said}", self.file.display()),
+            format!(
+                "`{} load` did not load image {image} ({status}): {said}",
+                self.file.display()
+            ),
         ))
     }
 }

@@ -191,10 +191,10 @@ fn harmless(request: &LinkRequest) -> bool {
 fn touches_files(request: &LinkRequest) -> bool {
     matches!(request, LinkRequest::LoadImage { .. })
         || harmless(request)
-        && !matches!(
-            request,
-            LinkRequest::Dial { .. } | LinkRequest::Listen { .. }
-        )
+            && !matches!(
+                request,
+                LinkRequest::Dial { .. } | LinkRequest::Listen { .. }
+            )
 }
 
 fn status_line<T: Serialize>(status: &Status<T>) -> io::Result<Vec<u8>> {

@@ -97,7 +97,11 @@ impl Config {
             }
         };
         put("User", Value::String(self.user.to_string()));
-        let env: Vec<Arc<str>> = self.env.iter().map(|(k, v)| format!("{k}={v}").into()).collect();
+        let env: Vec<Arc<str>> = self
+            .env
+            .iter()
+            .map(|(k, v)| format!("{k}={v}").into())
+            .collect();
         put("Env", strings(&env));
         put("Entrypoint", strings(&self.entrypoint));
         put("Cmd", strings(&self.cmd));
@@ -105,8 +109,10 @@ impl Config {
         // Sorted: their order means nothing, and the same set is the same image.
         let labels: std::collections::BTreeMap<&str, &str> =
             self.labels.iter().map(|(k, v)| (&**k, &**v)).collect();
-        let labels: Map<String, Value> =
-            labels.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect();
+        let labels: Map<String, Value> = labels
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.into()))
+            .collect();
         put("Labels", Value::Object(labels));
         let exposed: std::collections::BTreeSet<String> = self
             .exposed
@@ -114,8 +120,10 @@ impl Config {
             .chain(ports)
             .map(|(port, udp)| format!("{port}/{}", if *udp { "udp" } else { "tcp" }))
             .collect();
-        let exposed: Map<String, Value> =
-            exposed.into_iter().map(|port| (port, Value::Object(Map::new()))).collect();
+        let exposed: Map<String, Value> = exposed
+            .into_iter()
+            .map(|port| (port, Value::Object(Map::new())))
+            .collect();
         put("ExposedPorts", Value::Object(exposed));
         config
     }

@@ -27,14 +27,19 @@ pub(crate) struct Made {
 impl Made {
     /// A moment that no file written from now on is older than.
     pub(crate) fn now() -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         i64::try_from(now.as_nanos()).unwrap_or(i64::MAX) - TICK
     }
 
     /// Remembers it for the uppermost layer of a tree.
     pub(crate) fn remember(&self, store: &Store, snapshot: &Snapshot) {
         let layers = snapshot.layers();
-        if let (Some(name), Ok(value)) = (layers.first().and_then(|l| name(l)), serde_json::to_vec(self)) {
+        if let (Some(name), Ok(value)) = (
+            layers.first().and_then(|l| name(l)),
+            serde_json::to_vec(self),
+        ) {
             store.facts().put(SPACE, name, &value);
         }
     }

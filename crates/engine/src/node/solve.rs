@@ -5,7 +5,11 @@ use std::{collections::HashSet, sync::Arc};
 use graph::error::{Class, Error};
 use store::{CopyOptions, Snapshot, Tree};
 
-use super::{made::{EDITS, Made}, CopyKind, Done, Edit, Key, KeyHasher, Node, Op, Output, exec::ExecResult};
+use super::{
+    CopyKind, Done, Edit, Key, KeyHasher, Node, Op, Output,
+    exec::ExecResult,
+    made::{EDITS, Made},
+};
 use crate::{Ctx, container, directory::tree_error};
 
 /// How many edits are applied to one draft at most.

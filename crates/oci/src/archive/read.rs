@@ -15,9 +15,7 @@ use crate::{
     config::{ConfigError, ImageConfig},
     digest::Digest,
     layer::{Compression, FileEntry, Limits, UnpackError, files},
-    manifest::{
-        Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest, media_type,
-    },
+    manifest::{Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest, media_type},
     pack::Format,
     platform::Platform,
 };
@@ -186,7 +184,8 @@ impl From<ArchiveError> for Stop {
     }
 }
 
-type Data<'a> = &'a mut dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<(), UnpackError>) -> Result<(), UnpackError>;
+type Data<'a> =
+    &'a mut dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<(), UnpackError>) -> Result<(), UnpackError>;
 
 impl Contents {
     fn take(
@@ -459,7 +458,11 @@ impl Contents {
         at.to_owned()
     }
 
-    fn document(&self, blobs: &Arc<dyn Blobs>, entry: &Descriptor) -> Result<Vec<u8>, ArchiveError> {
+    fn document(
+        &self,
+        blobs: &Arc<dyn Blobs>,
+        entry: &Descriptor,
+    ) -> Result<Vec<u8>, ArchiveError> {
         let name = format!("{BLOBS}{}", entry.digest.hex());
         let (digest, _) = self.blob(&name)?;
         self.stored(blobs, &name, digest)

@@ -91,15 +91,27 @@ fn what_is_written_is_read_again_by_platform_and_tag() {
     let name = Reference::parse("app:dev").unwrap();
     for (some, wanted) in [(&images[..], "linux/arm64"), (&images[..1], "linux/amd64")] {
         let mut out = Vec::new();
-        Archive::new(some, MediaTypes::Oci, Some(&name)).write(&*place, &mut out).unwrap();
+        Archive::new(some, MediaTypes::Oci, Some(&name))
+            .write(&*place, &mut out)
+            .unwrap();
         let (_other, target) = blobs();
         let contents = read(out.as_slice(), &*target).unwrap();
         for tag in ["", "dev", "docker.io/library/app:dev"] {
-            let found = contents.find(&target, &wanted.parse().unwrap(), tag).unwrap();
+            let found = contents
+                .find(&target, &wanted.parse().unwrap(), tag)
+                .unwrap();
             assert_eq!(found.config.platform().to_string(), wanted);
-            assert!(target.open(&found.manifest.layers[0].digest).unwrap().is_some());
+            assert!(
+                target
+                    .open(&found.manifest.layers[0].digest)
+                    .unwrap()
+                    .is_some()
+            );
         }
-        let error = contents.find(&target, &amd64(), "nope").unwrap_err().to_string();
+        let error = contents
+            .find(&target, &amd64(), "nope")
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "no manifest for platform linux/amd64 and tag nope");
     }
 }
@@ -108,7 +120,9 @@ fn what_is_written_is_read_again_by_platform_and_tag() {
 fn what_docker_save_wrote_before_it_knew_of_layouts() {
     let layer = tar(&[("f", b"x")]);
     let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer)]}});
-    let manifest = json!([{"Config": "abc.json", "RepoTags": ["app:1"], "Layers": ["l/layer.tar"]}]).to_string();
+    let manifest =
+        json!([{"Config": "abc.json", "RepoTags": ["app:1"], "Layers": ["l/layer.tar"]}])
+            .to_string();
     let config = config.to_string();
     let files: &[(&str, &[u8])] = &[
         ("abc.json", config.as_bytes()),
@@ -121,10 +135,17 @@ fn what_docker_save_wrote_before_it_knew_of_layouts() {
     for tag in ["", "1", "app:1"] {
         let found = contents.find(&place, &amd64(), tag).unwrap();
         assert_eq!(found.manifest.layers[0].digest, Digest::of(&layer));
-        assert_eq!(found.manifest.layers[0].media_type, media_type::DOCKER_LAYER);
+        assert_eq!(
+            found.manifest.layers[0].media_type,
+            media_type::DOCKER_LAYER
+        );
     }
     assert!(contents.find(&place, &amd64(), "2").is_err());
-    assert!(contents.find(&place, &"linux/arm64".parse().unwrap(), "").is_err());
+    assert!(
+        contents
+            .find(&place, &"linux/arm64".parse().unwrap(), "")
+            .is_err()
+    );
 }
 
 #[test]
@@ -136,11 +157,20 @@ fn hostile_archives_are_told_what_is_wrong() {
         failure(&tar(&[("x.txt", b"1")]), ""),
         "the file is no image archive: it has neither `index.json` nor `manifest.json`"
     );
-    assert_eq!(failure(&tar(&[("../x.json", b"{}")]), ""), "image archive names `../x.json`, which is refused");
+    assert_eq!(
+        failure(&tar(&[("../x.json", b"{}")]), ""),
+        "image archive names `../x.json`, which is refused"
+    );
     assert!(failure(&tar(&[(&blob, b"wrong")]), "").contains("is not what its name says"));
-    assert!(failure(&tar(&[("index.json", b"{]")]), "").starts_with("`index.json` of the image archive is unusable"));
+    assert!(
+        failure(&tar(&[("index.json", b"{]")]), "")
+            .starts_with("`index.json` of the image archive is unusable")
+    );
     let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": media_type::OCI_MANIFEST, "digest": format!("sha256:{hex}"), "size": 5}]}).to_string();
-    assert_eq!(failure(&tar(&[("index.json", index.as_bytes())]), ""), format!("the image archive lacks `{blob}`"));
+    assert_eq!(
+        failure(&tar(&[("index.json", index.as_bytes())]), ""),
+        format!("the image archive lacks `{blob}`")
+    );
     let docker = json!([{"Config": "../../etc/passwd", "Layers": []}]).to_string();
     assert_eq!(
         failure(&tar(&[("manifest.json", docker.as_bytes())]), ""),
@@ -148,7 +178,11 @@ fn hostile_archives_are_told_what_is_wrong() {
     );
     let mut cut = tar(&[(&blob, &[1; 4000])]);
     cut.truncate(2000);
-    assert!(failure(&cut, "").contains("cut off"), "{}", failure(&cut, ""));
+    assert!(
+        failure(&cut, "").contains("cut off"),
+        "{}",
+        failure(&cut, "")
+    );
     // Links in a circle.
     let mut circle = Vec::new();
     for (name, to) in [("a.json", "b.json"), ("b.json", "a.json")] {

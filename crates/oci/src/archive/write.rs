@@ -49,7 +49,10 @@ impl Archive {
                     "RepoTags": name.map(|name| vec![name.clone().or_latest().familiar()]),
                     "Layers": only.layers.iter().map(|l| path(&l.digest)).collect::<Vec<_>>(),
                 }]);
-                (only.manifest.0.clone(), Some(docker.to_string().into_bytes()))
+                (
+                    only.manifest.0.clone(),
+                    Some(docker.to_string().into_bytes()),
+                )
             }
             several => {
                 let list = index(several, media_types);
@@ -82,7 +85,11 @@ impl Archive {
 
     /// A digest of everything in it.
     pub fn digest(&self) -> Digest {
-        let named: Vec<String> = self.files.iter().map(|(_, b)| Digest::of(b).hex()).collect();
+        let named: Vec<String> = self
+            .files
+            .iter()
+            .map(|(_, b)| Digest::of(b).hex())
+            .collect();
         Digest::of(format!("{} {}", self.root, named.join(" ")).as_bytes())
     }
 
@@ -103,7 +110,11 @@ impl Archive {
             .documents
             .iter()
             .map(|(digest, bytes)| (digest, Some(bytes), bytes.len() as u64))
-            .chain(self.blobs.iter().map(|(digest, size)| (digest, None, *size)))
+            .chain(
+                self.blobs
+                    .iter()
+                    .map(|(digest, size)| (digest, None, *size)),
+            )
             .collect();
         names.sort_by_key(|(digest, ..)| **digest);
         for (digest, bytes, size) in names {
@@ -112,7 +123,10 @@ impl Archive {
                 Some(bytes) => out.write_all(bytes)?,
                 None => {
                     let blob = blobs.open(digest)?.ok_or_else(|| {
-                        io::Error::new(io::ErrorKind::NotFound, format!("layer {digest} is not here any more"))
+                        io::Error::new(
+                            io::ErrorKind::NotFound,
+                            format!("layer {digest} is not here any more"),
+                        )
                     })?;
                     let copied = io::copy(&mut blob.take(size), out)?;
                     if copied != size {

@@ -311,7 +311,9 @@ pub(crate) fn files<R: Read + Send>(
                 size,
                 link,
             };
-            visit(&seen, &mut |sink| tar.contents(&entry.contents, |_, bytes| sink(bytes)))?;
+            visit(&seen, &mut |sink| {
+                tar.contents(&entry.contents, |_, bytes| sink(bytes))
+            })?;
         }
         Ok(())
     })

@@ -79,15 +79,30 @@ pub(crate) fn encode(head: &Head<'_>) -> Vec<u8> {
             .take(80)
             .collect();
         let name = [b"PaxHeaders.0/", base.as_slice()].concat();
-        block(&mut out, (b"", &name), b"", b'x', 0o644, (0, 0), body.len() as u64, 0, (0, 0));
+        block(
+            &mut out,
+            (b"", &name),
+            b"",
+            b'x',
+            0o644,
+            (0, 0),
+            body.len() as u64,
+            0,
+            (0, 0),
+        );
         out.extend_from_slice(&body);
         out.resize(out.len() + padding(body.len() as u64), 0);
     }
-    let cut = head.name.get(..100.min(head.name.len())).unwrap_or_default();
+    let cut = head
+        .name
+        .get(..100.min(head.name.len()))
+        .unwrap_or_default();
     block(
         &mut out,
         split.unwrap_or((b"", cut)),
-        head.link.get(..100.min(head.link.len())).unwrap_or_default(),
+        head.link
+            .get(..100.min(head.link.len()))
+            .unwrap_or_default(),
         head.kind,
         head.mode,
         (uid, gid),
@@ -110,7 +125,8 @@ fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
         .filter(|(_, byte)| **byte == b'/')
         .find_map(|(at, _)| {
             let (prefix, rest) = (name.get(..at)?, name.get(at + 1..)?);
-            (!prefix.is_empty() && prefix.len() <= 155 && rest.len() <= 100).then_some((prefix, rest))
+            (!prefix.is_empty() && prefix.len() <= 155 && rest.len() <= 100)
+                .then_some((prefix, rest))
         })
 }
 
@@ -124,7 +140,10 @@ fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
 }
 
-#[expect(clippy::too_many_arguments, reason = "the fields of one header, in its order")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the fields of one header, in its order"
+)]
 fn block(
     out: &mut Vec<u8>,
     (prefix, name): (&[u8], &[u8]),
@@ -181,7 +200,11 @@ mod tests {
         assert_eq!(named(b"short").len(), BLOCK);
         let deep = [b"d/".repeat(60), b"name".to_vec()].concat();
         assert_eq!(named(&deep).len(), BLOCK, "prefix and name");
-        assert_eq!(named(&[b'n'; 101]).len(), 3 * BLOCK, "one name of 101 bytes");
+        assert_eq!(
+            named(&[b'n'; 101]).len(),
+            3 * BLOCK,
+            "one name of 101 bytes"
+        );
         let big = encode(&Head {
             name: b"f",
             kind: b'0',
@@ -200,7 +223,11 @@ mod tests {
     fn a_record_counts_its_own_length() {
         for size in 0..2000 {
             let r = record(b"k", &vec![b'v'; size]);
-            let digits: String = r.iter().take_while(|b| **b != b' ').map(|b| *b as char).collect();
+            let digits: String = r
+                .iter()
+                .take_while(|b| **b != b' ')
+                .map(|b| *b as char)
+                .collect();
             assert_eq!(digits.parse::<usize>().ok(), Some(r.len()));
         }
     }

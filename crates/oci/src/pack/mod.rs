@@ -25,7 +25,8 @@ use crate::{
     digest::Digest,
     layer::Compression,
     manifest::media_type::{
-        DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD,
+        DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, OCI_LAYER, OCI_LAYER_GZIP,
+        OCI_LAYER_ZSTD,
     },
 };
 
@@ -214,7 +215,11 @@ pub fn pack(source: &Source<'_>, format: Format, out: &mut dyn Write) -> Result<
 ///
 /// # Errors
 /// The blob cannot be read or inflated, or the new one not written.
-pub fn convert(blob: impl Read + Send, format: Format, out: &mut dyn Write) -> Result<Packed, PackError> {
+pub fn convert(
+    blob: impl Read + Send,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<Packed, PackError> {
     let written = stream::run(format, out, |units| {
         let mut tar = stream::inflate(BufReader::with_capacity(256 << 10, blob))?;
         io::copy(&mut tar, units)?;
@@ -270,7 +275,10 @@ impl Tar<'_> {
             let piece = if unit.is_some() { piece } else { head.size };
             let mut left = piece;
             while left > 0 {
-                let want = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                let want = self
+                    .buffer
+                    .len()
+                    .min(usize::try_from(left).unwrap_or(usize::MAX));
                 let buffer = self.buffer.get_mut(..want).unwrap_or_default();
                 let n = file.read(buffer).map_err(|source| PackError::Entry {
                     op: "read",
@@ -309,13 +317,12 @@ impl Tar<'_> {
             done += piece;
         }
         let digest = stream::digest(whole).to_string();
-        if let Some(entry) = first
-            .and_then(|at| self.table.as_mut()?.entries.get_mut(at))
-        {
+        if let Some(entry) = first.and_then(|at| self.table.as_mut()?.entries.get_mut(at)) {
             entry.digest = digest;
         }
         let fill = padding(head.size);
-        self.units.write_all([0; BLOCK].get(..fill).unwrap_or_default())?;
+        self.units
+            .write_all([0; BLOCK].get(..fill).unwrap_or_default())?;
         Ok(())
     }
 }

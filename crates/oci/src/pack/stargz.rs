@@ -134,7 +134,9 @@ pub(super) fn tail(json: &[u8]) -> Vec<u8> {
 
 /// The last 51 bytes: an empty gzip member whose extra field says where the table's member begins.
 pub(super) fn footer(table: u64) -> Vec<u8> {
-    let mut out = vec![0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 26, 0, b'S', b'G', 22, 0];
+    let mut out = vec![
+        0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 26, 0, b'S', b'G', 22, 0,
+    ];
     out.extend_from_slice(format!("{table:016x}STARGZ").as_bytes());
     out.extend_from_slice(&[1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
     out

@@ -44,7 +44,8 @@ impl Units {
     /// Begins a new unit; its number.
     pub(super) fn boundary(&mut self) -> io::Result<usize> {
         if !self.unit.is_empty() {
-            let full = std::mem::replace(&mut self.unit, Vec::with_capacity(self.limit.min(1 << 20)));
+            let full =
+                std::mem::replace(&mut self.unit, Vec::with_capacity(self.limit.min(1 << 20)));
             let (answer, wait) = sync_channel(1);
             let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
             self.order.send(wait).map_err(|_| gone(()))?;
@@ -138,7 +139,9 @@ pub(super) fn run<T: Send, E: Send + From<io::Error>>(
         let mut failed = None;
         for wait in waits {
             let bytes = wait.recv().unwrap_or_else(|_| {
-                Err(io::Error::other("a compressing thread ended without an answer"))
+                Err(io::Error::other(
+                    "a compressing thread ended without an answer",
+                ))
             });
             if let Err(e) = bytes.and_then(|bytes| {
                 offsets.push(written);

@@ -39,11 +39,22 @@ fn at(seconds: i64) -> Times {
 #[test]
 fn the_same_files_give_the_same_bytes_in_every_format() {
     let (one, two) = (sample(), sample());
-    for format in [Format::Gzip, Format::Zstd, Format::Uncompressed, Format::Stargz] {
-        let (a, b) = (packed(one.path(), format, at(1000)), packed(two.path(), format, at(1000)));
+    for format in [
+        Format::Gzip,
+        Format::Zstd,
+        Format::Uncompressed,
+        Format::Stargz,
+    ] {
+        let (a, b) = (
+            packed(one.path(), format, at(1000)),
+            packed(two.path(), format, at(1000)),
+        );
         assert_eq!(a, b, "{format:?}");
         let mut tar = Vec::new();
-        stream::inflate(a.1.as_slice()).unwrap().read_to_end(&mut tar).unwrap();
+        stream::inflate(a.1.as_slice())
+            .unwrap()
+            .read_to_end(&mut tar)
+            .unwrap();
         assert_eq!(Digest::of(&tar), a.0.diff_id, "{format:?}");
         assert_eq!(tar.len() as u64, a.0.size);
         assert_eq!(a.0.latest, Some(1000));
@@ -53,7 +64,11 @@ fn the_same_files_give_the_same_bytes_in_every_format() {
 #[test]
 fn other_programs_read_it() {
     let dir = sample();
-    for (format, flag) in [(Format::Gzip, "-z"), (Format::Stargz, "-z"), (Format::Uncompressed, "--no-auto-compress")] {
+    for (format, flag) in [
+        (Format::Gzip, "-z"),
+        (Format::Stargz, "-z"),
+        (Format::Uncompressed, "--no-auto-compress"),
+    ] {
         let (_, blob) = packed(dir.path(), format, Times::default());
         let to = tempfile::tempdir().unwrap();
         let file = to.path().join("layer");
@@ -67,7 +82,11 @@ fn other_programs_read_it() {
             .arg(&out)
             .output()
             .unwrap();
-        assert!(done.status.success(), "{format:?}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "{format:?}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
         if format == Format::Stargz {
             fs::remove_file(out.join("stargz.index.json")).unwrap();
         }
@@ -76,8 +95,15 @@ fn other_programs_read_it() {
             .args([dir.path(), &out])
             .output()
             .unwrap();
-        assert!(same.status.success(), "{format:?}: {}", String::from_utf8_lossy(&same.stdout));
-        let mode = fs::metadata(out.join("empty")).unwrap().permissions().mode();
+        assert!(
+            same.status.success(),
+            "{format:?}: {}",
+            String::from_utf8_lossy(&same.stdout)
+        );
+        let mode = fs::metadata(out.join("empty"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o7777, 0o4755);
     }
 }
@@ -102,14 +128,20 @@ fn what_the_engine_wrote_has_no_time_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("old"), "").unwrap();
     fs::write(dir.path().join("new"), "").unwrap();
-    let old = fs::File::options().write(true).open(dir.path().join("old")).unwrap();
-    old.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(500)).unwrap();
+    let old = fs::File::options()
+        .write(true)
+        .open(dir.path().join("old"))
+        .unwrap();
+    old.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(500))
+        .unwrap();
     let times = Times {
         latest: None,
         written: Some((600_000_000_000, 42)),
     };
     let (_, tar) = packed(dir.path(), Format::Uncompressed, times);
-    let time = |at: usize| i64::from_str_radix(std::str::from_utf8(&tar[at + 136..at + 147]).unwrap(), 8).unwrap();
+    let time = |at: usize| {
+        i64::from_str_radix(std::str::from_utf8(&tar[at + 136..at + 147]).unwrap(), 8).unwrap()
+    };
     assert_eq!((&tar[..3], time(0)), (&b"new"[..], 42));
     assert_eq!((&tar[512..515], time(512)), (&b"old"[..], 500));
 }

@@ -46,7 +46,8 @@ fn on(op: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> PackError {
 /// Writes every entry of a layer.
 pub(super) fn walk(source: &Source<'_>, tar: &mut Tar<'_>) -> Result<(), PackError> {
     let open = |dir: &Path| {
-        rustix::fs::open(dir, DIRECTORY, Mode::empty()).map_err(on("open", dir.as_os_str().as_encoded_bytes()))
+        rustix::fs::open(dir, DIRECTORY, Mode::empty())
+            .map_err(on("open", dir.as_os_str().as_encoded_bytes()))
     };
     let root = open(source.dir)?;
     let below = source.below.map(open).transpose()?;
@@ -132,9 +133,16 @@ pub(super) fn walk(source: &Source<'_>, tar: &mut Tar<'_>) -> Result<(), PackErr
                 tar.entry(&head)?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
-                let flag = if kind == FileType::BlockDevice { b'4' } else { b'3' };
+                let flag = if kind == FileType::BlockDevice {
+                    b'4'
+                } else {
+                    b'3'
+                };
                 let mut head = head(source, &path, flag, &stat, &xattrs.0);
-                head.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                head.device = (
+                    rustix::fs::major(stat.st_rdev),
+                    rustix::fs::minor(stat.st_rdev),
+                );
                 tar.entry(&head)?;
             }
             FileType::Fifo => tar.entry(&head(source, &path, b'6', &stat, &xattrs.0))?,
@@ -228,7 +236,11 @@ fn names(dir: &OwnedFd, path: &[u8]) -> Result<Vec<Vec<u8>>, PackError> {
 /// The extended attributes that belong into an image, sorted, and whether overlayfs calls it opaque.
 fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<(Xattrs, bool)> {
     // The calls on attributes take paths only; this one is of a descriptor.
-    let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
+    let path = [
+        format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(),
+        name,
+    ]
+    .concat();
     let mut list = vec![0_u8; 1 << 10];
     let length = loop {
         match rustix::fs::llistxattr(path.as_slice(), list.as_mut_slice()) {

@@ -84,7 +84,9 @@ pub(super) struct Endpoint {
 pub(super) fn target(config: &Config, reference: &Reference, from: &[String]) -> Endpoint {
     let mut place = registry(config, reference);
     place.scopes = vec![format!("repository:{}:pull,push", place.repository)];
-    place.scopes.extend(from.iter().map(|from| format!("repository:{from}:pull")));
+    place
+        .scopes
+        .extend(from.iter().map(|from| format!("repository:{from}:pull")));
     place
 }
 

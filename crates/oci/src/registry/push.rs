@@ -286,8 +286,17 @@ impl Access {
                     }
                 };
                 upload = Some(at.clone());
-                self.send_rest(place, at, &mut upload, &mut sent, digest, size, blobs, watch)
-                    .await
+                self.send_rest(
+                    place,
+                    at,
+                    &mut upload,
+                    &mut sent,
+                    digest,
+                    size,
+                    blobs,
+                    watch,
+                )
+                .await
             }
             .await;
             let Err(error) = result else { return Ok(()) };
@@ -324,7 +333,10 @@ impl Access {
     }
 
     /// Sends what is missing and ends the upload.
-    #[expect(clippy::too_many_arguments, reason = "one step of `upload`, whose state it moves on")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of `upload`, whose state it moves on"
+    )]
     async fn send_rest(
         &self,
         place: &Endpoint,
@@ -365,11 +377,7 @@ impl Access {
         }
         at.query_pairs_mut()
             .append_pair("digest", &digest.to_string());
-        let last = if *sent < size {
-            rest
-        } else {
-            Content::Nothing
-        };
+        let last = if *sent < size { rest } else { Content::Nothing };
         let response = self
             .call(place, Method::PUT, at, &[kind], &last, &|_| {})
             .await
@@ -403,7 +411,14 @@ impl Access {
     /// Where an interrupted upload continues and how many bytes of it have arrived.
     async fn arrived(&self, place: &Endpoint, at: Url) -> Option<(Url, u64)> {
         let response = self
-            .call(place, Method::GET, at.clone(), &[], &Content::Nothing, &|_| {})
+            .call(
+                place,
+                Method::GET,
+                at.clone(),
+                &[],
+                &Content::Nothing,
+                &|_| {},
+            )
             .await
             .ok()?;
         let range = response.headers().get(RANGE)?.to_str().ok()?;
@@ -507,7 +522,11 @@ impl Access {
             if method != Method::HEAD && method != Method::GET {
                 request = request.header(CONTENT_LENGTH, length).body(body);
             }
-            let host = if own { place.name.clone() } else { origin.clone() };
+            let host = if own {
+                place.name.clone()
+            } else {
+                origin.clone()
+            };
             let silence = config.patience.silence;
             let response = watched(
                 request.send(),

@@ -333,9 +333,7 @@ async fn accept(listener: TcpListener, state: Arc<State>, acceptor: Option<TlsAc
         tokio::spawn(async move {
             // A client that breaks off is what some tests are about.
             let _ = match acceptor {
-                None => {
-                    serve(stream, |r| state.limit(r), |request| state.answer(request)).await
-                }
+                None => serve(stream, |r| state.limit(r), |request| state.answer(request)).await,
                 Some(acceptor) => match acceptor.accept(stream).await {
                     Ok(stream) => {
                         serve(stream, |r| state.limit(r), |request| state.answer(request)).await
@@ -383,7 +381,11 @@ impl State {
                     Fault::StallUpload(bytes) => (*bytes, Then::Stall),
                     _ => return None,
                 };
-                let length = request.headers.get("content-length")?.parse::<usize>().ok()?;
+                let length = request
+                    .headers
+                    .get("content-length")?
+                    .parse::<usize>()
+                    .ok()?;
                 (length > limit.0).then(|| {
                     *times -= 1;
                     limit
@@ -392,7 +394,13 @@ impl State {
     }
 
     /// Uploads and manifests. `None` for a request that only reads.
-    fn write(&self, request: &Request, kind: &str, repository: &str, what: &str) -> Option<Response> {
+    fn write(
+        &self,
+        request: &Request,
+        kind: &str,
+        repository: &str,
+        what: &str,
+    ) -> Option<Response> {
         let url = reqwest::Url::parse(&format!("http://x{}", request.path)).ok()?;
         let query: BTreeMap<String, String> = url.query_pairs().into_owned().collect();
         let mut contents = self
@@ -402,7 +410,10 @@ impl State {
         let accepted = |status, id: &str, bytes: usize| Response {
             status,
             headers: vec![
-                ("Location".to_owned(), format!("/v2/{repository}/blobs/uploads/{id}?state=x")),
+                (
+                    "Location".to_owned(),
+                    format!("/v2/{repository}/blobs/uploads/{id}?state=x"),
+                ),
                 ("Range".to_owned(), format!("0-{}", bytes.saturating_sub(1))),
             ],
             ..Response::default()
@@ -422,9 +433,16 @@ impl State {
                     .flatten()
                     .chain(document.get("config"));
                 for blob in blobs {
-                    let named = blob["digest"].as_str().and_then(|d| d.parse::<Digest>().ok());
-                    if !named.is_some_and(|d| contents.placed.contains(&(repository.to_owned(), d))) {
-                        return Some(error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry"));
+                    let named = blob["digest"]
+                        .as_str()
+                        .and_then(|d| d.parse::<Digest>().ok());
+                    if !named.is_some_and(|d| contents.placed.contains(&(repository.to_owned(), d)))
+                    {
+                        return Some(error(
+                            400,
+                            "MANIFEST_BLOB_UNKNOWN",
+                            "blob unknown to registry",
+                        ));
                     }
                 }
                 let bytes: Arc<[u8]> = request.body.clone().into();

@@ -21,7 +21,7 @@ use super::plan::{self, Piece};
 use crate::{
     Ctx,
     container::{Config, Container, config, image as pulled, image::ImagePin},
-    node::{Node, Op, made::Made},
+    node::{Edit, Node, Op, made::Made},
 };
 
 /// How images are to be made.
@@ -76,7 +76,10 @@ pub(super) async fn images(
     }
     for variant in &variants {
         if !seen.insert(&variant.platform) {
-            return Err(Error::user(format!("duplicate platform {:?}", &*variant.platform)));
+            return Err(Error::user(format!(
+                "duplicate platform {:?}",
+                &*variant.platform
+            )));
         }
     }
     futures::future::try_join_all(variants.into_iter().map(|c| image(ctx, c, options))).await
@@ -88,7 +91,7 @@ fn base_of(container: &Container) -> Option<ImagePin> {
     loop {
         match &at.op {
             Op::Image(pin) => return Some(pin.clone()),
-            Op::Given(_) => return None,
+            Op::Given(_) | Op::Failed(_) | Op::Edit(Edit::Diff { .. }) => return None,
             Op::Edit(_) | Op::Exec(_) => {}
         }
         let below = at.inputs.first()?.as_ref()?.node.clone();
@@ -126,7 +129,10 @@ async fn image(ctx: &Ctx, container: &Container, options: Options) -> Result<Bui
         }
         _ => plan::pieces(&vec![None; stack.len()], &[]),
     };
-    let kept = pieces.iter().filter(|p| matches!(p, Piece::Base(_))).count();
+    let kept = pieces
+        .iter()
+        .filter(|p| matches!(p, Piece::Base(_)))
+        .count();
     let mut history: Vec<serde_json::Value> = match &base {
         Some(pin) if kept == pin.stack.layers.len() => {
             plan::kept_history(&pin.config.history, kept).map_or_else(
@@ -164,7 +170,9 @@ async fn image(ctx: &Ctx, container: &Container, options: Options) -> Result<Bui
             layers,
             history,
             created: epoch.or(latest.max(base_created)),
-            author: base.as_ref().and_then(|b| b.config.extra.get("author").cloned()),
+            author: base
+                .as_ref()
+                .and_then(|b| b.config.extra.get("author").cloned()),
             annotations: container
                 .annotations
                 .iter()
@@ -192,7 +200,7 @@ async fn root(ctx: &Ctx, container: &Container) -> Result<Snapshot, Error> {
     let Some(output) = tree.output.clone() else {
         return tree.snapshot(ctx).await;
     };
-    let edit = crate::node::Edit::Copy {
+    let edit = Edit::Copy {
         kind: crate::node::CopyKind::Dir,
         from: tree.path.to_string(),
         to: "/".to_owned(),
@@ -268,7 +276,9 @@ async fn base_layer(
             let source = blobs
                 .open(&digest)
                 .map_err(|e| environment(&e))?
-                .ok_or_else(|| Error::environment(format!("layer {digest} is not here any more")))?;
+                .ok_or_else(|| {
+                    Error::environment(format!("layer {digest} is not here any more"))
+                })?;
             let blob = write(&store, &key, |out| pack::convert(source, wanted, out))?;
             if blob.diff_id != expected {
                 return Err(Error::environment(format!(
@@ -376,7 +386,10 @@ async fn keep(ctx: &Ctx, bytes: &[u8], digest: Digest) -> Result<(), Error> {
     let (store, bytes) = (ctx.engine.store.clone(), bytes.to_vec());
     ctx.engine
         .blocking(move || {
-            if Blobs::open(&store, &digest).map_err(|e| environment(&e))?.is_some() {
+            if Blobs::open(&store, &digest)
+                .map_err(|e| environment(&e))?
+                .is_some()
+            {
                 return Ok(());
             }
             let mut fresh = store.blobs().fresh().map_err(|e| environment(&e))?;

@@ -20,7 +20,11 @@ use oci::{
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::SyncIoBridge;
-use wire::{LinkRequest, link::{Exported, read_status}, piece::{DATA, Piece}};
+use wire::{
+    LinkRequest,
+    link::{Exported, read_status},
+    piece::{DATA, Piece},
+};
 
 use self::build::{Built, Options, images};
 use super::{Container, image as pulled};
@@ -165,7 +169,16 @@ async fn export_image(inv: Invocation<Ctx>) -> Answer {
     let request = LinkRequest::LoadImage {
         name: name.familiar(),
     };
-    send(&inv.ctx, request, archive, &format!("load {} into the client's container runtime", name.familiar())).await?;
+    send(
+        &inv.ctx,
+        request,
+        archive,
+        &format!(
+            "load {} into the client's container runtime",
+            name.familiar()
+        ),
+    )
+    .await?;
     Ok(Value::Null)
 }
 
@@ -194,11 +207,20 @@ async fn transfer(ctx: &Ctx, request: LinkRequest, archive: Archive) -> Result<(
                 frame: Vec::with_capacity(DATA + 16),
                 client: None,
             };
-            let written = archive.write(&store, &mut std::io::BufWriter::with_capacity(DATA, &mut out));
+            let written = archive.write(
+                &store,
+                &mut std::io::BufWriter::with_capacity(DATA, &mut out),
+            );
             match (written, out.client.take()) {
                 // The client has given up: its second status says why.
-                (_, Some(e)) => tracing::debug!(error = %e, "the client reads no more of an archive"),
-                (Err(e), None) => return Err(Error::environment(format!("cannot write the image archive: {e}"))),
+                (_, Some(e)) => {
+                    tracing::debug!(error = %e, "the client reads no more of an archive")
+                }
+                (Err(e), None) => {
+                    return Err(Error::environment(format!(
+                        "cannot write the image archive: {e}"
+                    )));
+                }
                 (Ok(()), None) => {
                     let mut last = Vec::new();
                     Piece::Done.encode(&mut last);
@@ -250,7 +272,8 @@ async fn as_tarball(inv: Invocation<Ctx>) -> Answer {
         .ctx
         .engine
         .blocking(move || {
-            let failed = |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
+            let failed =
+                |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
             let draft = store.draft(None).map_err(|e| failed(&e))?;
             let path = draft.upper().join(&file);
             let written = std::fs::File::create(&path).and_then(|out| {

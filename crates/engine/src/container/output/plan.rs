@@ -26,7 +26,10 @@ pub(super) fn pieces(chains: &[Option<Digest>], diff_ids: &[Digest]) -> Vec<Piec
         Some((at + 1, base + 1))
     });
     let (directories, mut layers) = matched.unwrap_or((0, 0));
-    while diff_ids.get(layers).is_some_and(|d| d.to_string() == EMPTY_TAR) {
+    while diff_ids
+        .get(layers)
+        .is_some_and(|d| d.to_string() == EMPTY_TAR)
+    {
         layers += 1;
     }
     (0..layers)
@@ -50,10 +53,18 @@ pub(super) fn epoch(text: &str) -> Option<i64> {
 }
 
 /// The base image's history, if it accounts for exactly so many layers.
-pub(super) fn kept_history(history: &[serde_json::Value], layers: usize) -> Option<&[serde_json::Value]> {
+pub(super) fn kept_history(
+    history: &[serde_json::Value],
+    layers: usize,
+) -> Option<&[serde_json::Value]> {
     let filled = history
         .iter()
-        .filter(|entry| entry.get("empty_layer").and_then(serde_json::Value::as_bool) != Some(true))
+        .filter(|entry| {
+            entry
+                .get("empty_layer")
+                .and_then(serde_json::Value::as_bool)
+                != Some(true)
+        })
         .count();
     (filled == layers).then_some(history)
 }
@@ -72,9 +83,17 @@ mod tests {
         let (a, b) = (chain_id(&ids[..1]), chain_id(&ids));
         use Piece::{Base, Own};
         assert_eq!(pieces(&[a, b, None], &ids), [Base(0), Base(1), Own(2)]);
-        assert_eq!(pieces(&[a, None], &ids), [Base(0), Own(1)], "squashed above the first");
+        assert_eq!(
+            pieces(&[a, None], &ids),
+            [Base(0), Own(1)],
+            "squashed above the first"
+        );
         assert_eq!(pieces(&[None, None], &ids), [Own(0), Own(1)]);
-        assert_eq!(pieces(&[b, None], &ids), [Base(0), Base(1), Own(1)], "the first changed nothing");
+        assert_eq!(
+            pieces(&[b, None], &ids),
+            [Base(0), Base(1), Own(1)],
+            "the first changed nothing"
+        );
         assert_eq!(pieces(&[None], &[]), [Own(0)], "no base");
         let empty = EMPTY_TAR.parse().unwrap();
         assert_eq!(pieces(&[a], &[ids[0], empty]), [Base(0), Base(1)]);
@@ -92,7 +111,10 @@ mod tests {
 
     #[test]
     fn a_history_is_kept_when_it_fits() {
-        let history = [serde_json::json!({}), serde_json::json!({"empty_layer": true})];
+        let history = [
+            serde_json::json!({}),
+            serde_json::json!({"empty_layer": true}),
+        ];
         assert!(kept_history(&history, 1).is_some());
         assert!(kept_history(&history, 2).is_none());
     }

@@ -23,7 +23,9 @@ fn stored(world: &World, bytes: &[u8], media_type: &str) -> Descriptor {
 
 /// An image with a layer of 6 MiB, which is uploaded in two steps, and a small one.
 fn push(world: &World, address: &str, origin: Option<&str>) -> Push {
-    let big: Vec<u8> = (0..6_u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let big: Vec<u8> = (0..6_u32 << 18)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
     let layers: Vec<Layer> = [big.as_slice(), b"small"]
         .into_iter()
         .map(|bytes| Layer {
@@ -50,7 +52,12 @@ fn push(world: &World, address: &str, origin: Option<&str>) -> Push {
     };
     Push {
         reference: Reference::parse(address).unwrap(),
-        blobs: image.layers.iter().chain([&image.config.0]).map(blob).collect(),
+        blobs: image
+            .layers
+            .iter()
+            .chain([&image.config.0])
+            .map(blob)
+            .collect(),
         documents: vec![image.manifest],
     }
 }
@@ -83,7 +90,11 @@ async fn what_is_there_is_not_sent_again() {
     pushed(&world, &push).await.unwrap();
     let seen = registry.take_seen();
     assert_eq!(seen.len(), 4, "{seen:?}");
-    assert!(seen.iter().all(|s| s.starts_with("HEAD ") || s == "PUT /v2/a/b/manifests/1"), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|s| s.starts_with("HEAD ") || s == "PUT /v2/a/b/manifests/1"),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -93,15 +104,24 @@ async fn what_another_repository_has_is_mounted() {
     pushed(&world, &push(&world, &first, None)).await.unwrap();
     registry.take_seen();
     let second = format!("{}/c/d:1", registry.address());
-    pushed(&world, &push(&world, &second, Some(&first))).await.unwrap();
+    pushed(&world, &push(&world, &second, Some(&first)))
+        .await
+        .unwrap();
     let seen = registry.take_seen();
     assert!(!seen.iter().any(|s| s.starts_with("PATCH")), "{seen:?}");
-    assert_eq!(seen.iter().filter(|s| s.contains("mount=") && s.contains("from=a/b")).count(), 3);
+    assert_eq!(
+        seen.iter()
+            .filter(|s| s.contains("mount=") && s.contains("from=a/b"))
+            .count(),
+        3
+    );
     arrives(&registry, &second).await;
     // A refused mount is an upload.
     let third = format!("{}/e/f:1", registry.address());
     registry.fault("mount=", Fault::Status(403, vec![]), 3);
-    pushed(&world, &push(&world, &third, Some(&first))).await.unwrap();
+    pushed(&world, &push(&world, &third, Some(&first)))
+        .await
+        .unwrap();
     arrives(&registry, &third).await;
 }
 
@@ -112,7 +132,9 @@ async fn an_interrupted_upload_goes_on_where_it_ended() {
         let address = format!("{}/a/b:1", registry.address());
         let push = push(&world, &address, None);
         registry.fault("state=x", fault.clone(), 1);
-        pushed(&world, &push).await.unwrap_or_else(|e| panic!("{fault:?}: {e}"));
+        pushed(&world, &push)
+            .await
+            .unwrap_or_else(|e| panic!("{fault:?}: {e}"));
         let sent: Vec<usize> = registry
             .seen()
             .iter()
@@ -150,13 +172,33 @@ async fn a_busy_registry_is_asked_again_and_a_forgetful_one_from_the_start() {
 #[tokio::test]
 async fn what_cannot_be_pushed_is_said_and_no_tag_is_set() {
     let cases = [
-        ("manifests/1", Fault::Status(500, vec![]), "failed to push manifest"),
+        (
+            "manifests/1",
+            Fault::Status(500, vec![]),
+            "failed to push manifest",
+        ),
         ("state=x", Fault::Status(500, vec![]), "`HOST` answered 500"),
-        ("manifests/1", Fault::WrongDigestHeader(Digest::of(b"lie").to_string()), "does not match"),
-        ("digest=", Fault::WrongDigestHeader(Digest::of(b"lie").to_string()), "does not match"),
+        (
+            "manifests/1",
+            Fault::WrongDigestHeader(Digest::of(b"lie").to_string()),
+            "does not match",
+        ),
+        (
+            "digest=",
+            Fault::WrongDigestHeader(Digest::of(b"lie").to_string()),
+            "does not match",
+        ),
         ("digest=", Fault::Status(400, vec![]), "answered 400"),
-        ("blobs/uploads/", Fault::Status(401, vec![]), "not allowed by `HOST`"),
-        ("blobs/uploads/", Fault::Status(403, vec![]), "not allowed by `HOST`: access denied"),
+        (
+            "blobs/uploads/",
+            Fault::Status(401, vec![]),
+            "not allowed by `HOST`",
+        ),
+        (
+            "blobs/uploads/",
+            Fault::Status(403, vec![]),
+            "not allowed by `HOST`: access denied",
+        ),
         ("state=x", Fault::StallUpload(0), "was silent for"),
         ("state=x", Fault::CutUpload(0), "cannot reach `HOST`"),
     ];
@@ -164,7 +206,9 @@ async fn what_cannot_be_pushed_is_said_and_no_tag_is_set() {
         let (registry, world) = (Registry::start(), World::new(|_| {}));
         let address = format!("{}/a/b:1", registry.address());
         registry.fault(pattern, fault.clone(), 1000);
-        let error = pushed(&world, &push(&world, &address, None)).await.unwrap_err();
+        let error = pushed(&world, &push(&world, &address, None))
+            .await
+            .unwrap_err();
         let error = error.replace(&registry.address(), "HOST");
         assert!(error.contains(said), "{fault:?} at {pattern}: {error}");
         assert!(error.contains("of image HOST/a/b:1"), "{error}");
@@ -182,14 +226,27 @@ async fn one_token_for_everything_and_none_for_others() {
     let world = World::with(|_| {}, purse.clone());
     let first = format!("{}/a/b:1", registry.address());
     pushed(&world, &push(&world, &first, None)).await.unwrap();
-    let tokens = |registry: &Registry| registry.take_seen().iter().filter(|s| s.contains("/token")).count();
+    let tokens = |registry: &Registry| {
+        registry
+            .take_seen()
+            .iter()
+            .filter(|s| s.contains("/token"))
+            .count()
+    };
     assert_eq!(tokens(&registry), 1);
     let second = format!("{}/c/d:1", registry.address());
-    pushed(&world, &push(&world, &second, Some(&first))).await.unwrap();
+    pushed(&world, &push(&world, &second, Some(&first)))
+        .await
+        .unwrap();
     assert_eq!(tokens(&registry), 1, "one for both repositories");
     let stranger = World::with(|_| {}, World::user("me", "wrong"));
-    let error = pushed(&stranger, &push(&stranger, &first, None)).await.unwrap_err();
-    assert!(error.contains("the credentials for user `me` are not accepted"), "{error}");
+    let error = pushed(&stranger, &push(&stranger, &first, None))
+        .await
+        .unwrap_err();
+    assert!(
+        error.contains("the credentials for user `me` are not accepted"),
+        "{error}"
+    );
     assert!(!error.contains("wrong"));
 }
 
