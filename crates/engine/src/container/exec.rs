@@ -227,6 +227,7 @@ impl Container {
             cwd: self.absolute(""),
             user: self.config.user.to_string(),
             root_path: self.rootfs.path.to_string(),
+            platform: self.platform.to_string(),
             mounts,
             expect: args.expect.clone(),
             stdin: args.stdin.clone(),

@@ -327,6 +327,28 @@ pub(crate) fn unknown_program(plan: &ExecPlan, e: &StartError) -> Option<(String
     Some((said, UNKNOWN_PROGRAM))
 }
 
+/// Why a process did not start, and what to do when its program is for another kind of machine.
+pub(crate) fn not_started(plan: &ExecPlan, e: &StartError) -> String {
+    let why = graph::error::chain(e);
+    let native = crate::platform::native();
+    if e.errno() != Some(rustix::io::Errno::NOEXEC.raw_os_error()) || plan.platform == native {
+        return why;
+    }
+    let architecture = plan.platform.split('/').nth(1).unwrap_or_default();
+    let emulator = match architecture {
+        "arm64" => "aarch64",
+        "amd64" => "x86_64",
+        "386" => "i386",
+        other => other,
+    };
+    format!(
+        "{why}: the container is for {}, this machine is {native} and its kernel has no emulator registered for such programs; \
+         install one with `apt-get install qemu-user-static binfmt-support`, so that /proc/sys/fs/binfmt_misc/qemu-{emulator} exists \
+         with the flag F",
+        plan.platform
+    )
+}
+
 /// The exit code of an init that cannot run its program.
 const UNKNOWN_PROGRAM: i32 = 2;
 

@@ -109,7 +109,7 @@ async fn run_step(
         Ok(child) => child,
         Err(e) => {
             let Some((said, code)) = prepare::unknown_program(plan, &e) else {
-                return Err(fail(&graph::error::chain(&e)));
+                return Err(fail(&prepare::not_started(plan, &e)));
             };
             let said = masked.scrubber().text(&said);
             if plan.expect.accepts(code) {

@@ -45,6 +45,8 @@ pub struct ExecPlan {
     pub user: String,
     /// Where in the root input the container's root is.
     pub root_path: String,
+    /// `os/arch[/variant]` of the container: for messages only, so no part of the key.
+    pub platform: String,
     /// Mounts in order.
     pub mounts: Vec<PlannedMount>,
     /// Which exits count as success.

@@ -260,7 +260,7 @@ async fn begin(
     };
     let child = prepare::start(ctx, spec).await?.map_err(|e| {
         let why = prepare::unknown_program(plan, &e).map_or_else(
-            || graph::error::chain(&e),
+            || prepare::not_started(plan, &e),
             |(said, code)| format!("exit code: {code}: {said}"),
         );
         Error::user(masked.scrubber().text(&format!("exited: {why}")))
