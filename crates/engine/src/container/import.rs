@@ -45,7 +45,7 @@ pub(super) async fn import(inv: Invocation<Ctx>) -> Result<Value, Error> {
             let tree = snapshot
                 .tree()
                 .map_err(|e| Error::from_chain(Class::Environment, &e))?;
-            tree.expect_file(&*path, &*path)
+            tree.expect_file(&*path, &path)
                 .map_err(|e| tree_error(&e))?;
             let archive = tree.open(&*path).map_err(|e| tree_error(&e))?;
             let contents = read(archive, &store).map_err(|e| refused(&e))?;
