@@ -183,6 +183,10 @@ impl Blobs for Gated {
             writing: self.writing.clone(),
         }))
     }
+
+    fn fresh(&self) -> io::Result<Box<dyn crate::blobs::Fresh>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl Ingest for GatedPart {
@@ -268,6 +272,10 @@ impl Blobs for Full {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.0.ingest(digest, size)
+    }
+
+    fn fresh(&self) -> io::Result<Box<dyn crate::blobs::Fresh>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
