@@ -52,6 +52,8 @@ pub struct PushBlob {
     pub descriptor: Descriptor,
     /// An image that has it too: where to mount or fetch it from.
     pub origin: Option<Reference>,
+    /// An image that it was once pushed for: a mount from there is tried, nothing more.
+    pub seen: Option<Reference>,
 }
 
 /// Why an image was not pushed.
@@ -669,9 +671,11 @@ impl Content<'_> {
 
 /// The repository of the same registry that has a blob.
 fn mountable(reference: &Reference, blob: &PushBlob) -> Option<String> {
-    let origin = blob.origin.as_ref()?;
-    (origin.domain() == reference.domain() && origin.path() != reference.path())
-        .then(|| origin.path().to_owned())
+    [&blob.origin, &blob.seen]
+        .into_iter()
+        .flatten()
+        .find(|from| from.domain() == reference.domain() && from.path() != reference.path())
+        .map(|from| from.path().to_owned())
 }
 
 /// Where an upload goes on. Never from TLS to clear text, nor from the network into this machine.

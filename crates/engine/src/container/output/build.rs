@@ -160,6 +160,7 @@ async fn image(ctx: &Ctx, container: &Container, options: Options) -> Result<Bui
         blobs.push(PushBlob {
             descriptor: layer.descriptor.clone(),
             origin,
+            seen: None,
         });
         layers.push(layer);
     }
@@ -186,6 +187,7 @@ async fn image(ctx: &Ctx, container: &Container, options: Options) -> Result<Bui
     blobs.push(PushBlob {
         descriptor: config.0,
         origin: None,
+        seen: None,
     });
     Ok(Built { image, blobs })
 }

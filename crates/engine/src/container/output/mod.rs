@@ -16,7 +16,7 @@ use oci::{
     assemble::{MediaTypes, index},
     blobs::Blobs,
     pack::Format,
-    registry::{Progress, Push, PushError, RequestError},
+    registry::{Progress, Push, PushBlob, PushError, RequestError},
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::SyncIoBridge;
@@ -97,6 +97,11 @@ async fn publish(inv: Invocation<Ctx>) -> Answer {
     if pictures.len() > 1 {
         push.documents.push(index(&pictures, options.media_types));
     }
+    let facts = ctx.engine.store.facts();
+    for blob in &mut push.blobs {
+        let seen = facts.get(PUSHED, &pushed_key(&reference, blob));
+        blob.seen = seen.and_then(|name| Reference::parse(std::str::from_utf8(&name).ok()?).ok());
+    }
     let step = ctx
         .session
         .progress
@@ -108,6 +113,13 @@ async fn publish(inv: Invocation<Ctx>) -> Answer {
     match pushed {
         Ok(digest) => {
             step.done();
+            for blob in &push.blobs {
+                facts.put(
+                    PUSHED,
+                    &pushed_key(&reference, blob),
+                    reference.name().as_bytes(),
+                );
+            }
             let digest = digest.ok_or_else(|| Error::internal("an image without a manifest"))?;
             Ok(Value::string(reference.pinned(digest).to_string()))
         }
@@ -116,6 +128,13 @@ async fn publish(inv: Invocation<Ctx>) -> Answer {
             Err(e)
         }
     }
+}
+
+/// The space of facts that say in which repository of a registry a blob was put last.
+const PUSHED: &str = "blob-pushed";
+
+fn pushed_key(reference: &Reference, blob: &PushBlob) -> String {
+    format!("{} {}", reference.domain(), blob.descriptor.digest)
 }
 
 /// Who can do something about it.

@@ -49,6 +49,7 @@ fn push(world: &World, address: &str, origin: Option<&str>) -> Push {
     let blob = |descriptor: &Descriptor| PushBlob {
         descriptor: descriptor.clone(),
         origin: origin.map(|o| Reference::parse(o).unwrap()),
+        seen: None,
     };
     Push {
         reference: Reference::parse(address).unwrap(),
@@ -116,6 +117,27 @@ async fn what_another_repository_has_is_mounted() {
         3
     );
     arrives(&registry, &second).await;
+    // Where it was pushed once does as well, and need not have it any more.
+    for (from, patches) in [("a/b", 0), ("gone", 1)] {
+        let again = format!("{}/again/{from}:1", registry.address());
+        let mut push = push(&world, &again, None);
+        for blob in &mut push.blobs {
+            blob.seen =
+                Some(Reference::parse(&format!("{}/{from}:1", registry.address())).unwrap());
+        }
+        if patches > 0 {
+            registry.fault("mount=", Fault::Status(404, vec![]), 3);
+        }
+        registry.take_seen();
+        pushed(&world, &push).await.unwrap();
+        let sent = registry
+            .take_seen()
+            .iter()
+            .filter(|s| s.starts_with("PATCH"))
+            .count();
+        assert_eq!(sent, patches);
+        arrives(&registry, &again).await;
+    }
     // A refused mount is an upload.
     let third = format!("{}/e/f:1", registry.address());
     registry.fault("mount=", Fault::Status(403, vec![]), 3);
