@@ -13,6 +13,7 @@ pub mod read;
 mod reader;
 pub mod secret;
 pub mod stat;
+mod terminal;
 pub mod walk;
 
 use std::{
@@ -110,6 +111,7 @@ impl Server {
                 network,
                 pass,
             } => dial::listen(self, stream, conn, (network, &addr), pass).await,
+            LinkRequest::Terminal {} => terminal::lend(conn).await.map_err(Broken::Connection),
             LinkRequest::Unknown => {
                 let error = LinkError::new(
                     LinkErrorKind::Invalid,
@@ -266,7 +268,10 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
             };
             export::file(conn, plan)
         }
-        LinkRequest::Dial { .. } | LinkRequest::Listen { .. } | LinkRequest::Unknown => {
+        LinkRequest::Dial { .. }
+        | LinkRequest::Listen { .. }
+        | LinkRequest::Terminal {}
+        | LinkRequest::Unknown => {
             whole::<()>(
                 &mut conn,
                 Err(LinkError::new(

@@ -11,6 +11,7 @@ pub(crate) mod owner;
 pub mod paths;
 pub(crate) mod prepare;
 pub mod run;
+pub(crate) mod terminal;
 
 use std::sync::Arc;
 
