@@ -33,6 +33,9 @@ pub enum LinkRequest {
         /// Patterns of what to leave.
         #[serde(default)]
         exclude: Vec<String>,
+        /// Leave out, too, what `.gitignore` files in it name.
+        #[serde(default)]
+        git_ignore: bool,
         /// The digest of the listing that the engine already has, in hex.
         #[serde(default)]
         known: Option<String>,
@@ -61,6 +64,9 @@ pub enum LinkRequest {
         /// Remove first what is in the destination.
         #[serde(default)]
         wipe: bool,
+        /// Remove these first, relative to the destination; what is not there is fine. Never through a link.
+        #[serde(default)]
+        remove: Vec<RawPath>,
     },
     /// Write one file: as [`LinkRequest::ExportTree`], with just `Data` and `Hole` pieces, then `Done`.
     ExportFile {
@@ -106,6 +112,26 @@ pub enum LinkRequest {
         #[serde(default)]
         pass: bool,
     },
+    /// The value of a variable of the client's environment: as [`LinkRequest::ReadFile`].
+    SecretVariable {
+        /// Its name.
+        name: String,
+    },
+    /// The content of a file that is a secret: as [`LinkRequest::ReadFile`].
+    SecretFile {
+        /// Absolute, or below the user's home when it begins with `~/`.
+        path: RawPath,
+    },
+    /// What a command of the client's machine writes to its output, without a last line end: as [`LinkRequest::ReadFile`].
+    SecretCommand {
+        /// For the shell.
+        command: String,
+        /// Where it runs.
+        workdir: RawPath,
+    },
+    /// Lend the user's terminal: `Status<TerminalFacts>`, then frames: `Data` both ways, and `Resize` from the client. `Done`, or
+    /// the end of the stream, gives it back.
+    Terminal {},
     /// Credentials for a registry from the user's docker configuration: `Status<Option<Credentials>>`.
     DockerAuth {
         /// As in an image reference: `docker.io`, `localhost:5000`.
@@ -290,6 +316,17 @@ pub struct FileBytes {
 pub struct Exported {
     /// What was written: the destination.
     pub path: RawPath,
+}
+
+/// The answer to [`LinkRequest::Terminal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalFacts {
+    /// How many rows it has.
+    pub rows: u16,
+    /// How many columns it has.
+    pub columns: u16,
+    /// What kind it is, as `TERM` says.
+    pub term: String,
 }
 
 /// The answer to [`LinkRequest::Listen`].

@@ -93,7 +93,7 @@ impl Lowering<'_> {
             let origin = self.origin(step);
             let placed = |e: Error| e.context(&origin);
             built.tree = match &step.op {
-                Op::Run(run) => self.run(run, built.tree, done, &origin).map_err(placed)?,
+                Op::Run(run) => self.run(run, &built, done, &origin).map_err(placed)?,
                 Op::MakeDir { path, owner } => {
                     let step = FileStep::make_dir(path.clone(), owner.clone(), origin.clone());
                     built.tree.edited(Edit::Instruction(Arc::new(step)), vec![])
@@ -196,10 +196,11 @@ impl Lowering<'_> {
     fn run(
         &self,
         run: &Run,
-        root: Tree,
+        on: &Built,
         done: &BTreeMap<usize, Built>,
         origin: &Arc<Origin>,
     ) -> Result<Tree, Error> {
+        let root = on.tree.clone();
         let mut mounts = Mounts {
             inputs: vec![root.output.clone()],
             outputs: 0,
@@ -227,6 +228,7 @@ impl Lowering<'_> {
         let plan = ExecPlan {
             argv: run.argv.clone(),
             env: mounts.env,
+            volatile_env: Vec::new(),
             secret_env: mounts.secret_env,
             cwd: run.cwd.clone(),
             user: run.user.clone(),
@@ -234,6 +236,7 @@ impl Lowering<'_> {
             mounts: mounts.planned,
             expect: Expect::Success,
             stdin: None,
+            redirect_stdin: None,
             redirect_stdout: None,
             redirect_stderr: None,
             privileged: run.privileged,
@@ -242,6 +245,10 @@ impl Lowering<'_> {
             services: Vec::new(),
             isolated: run.network == Network::None,
             origin: Some(origin.clone()),
+            platform: on
+                .platform
+                .clone()
+                .unwrap_or_else(|| self.request.options.platform.clone()),
         };
         Ok(Tree::root(Output {
             node: Node::exec(plan, mounts.inputs),

@@ -91,7 +91,9 @@ fn base_of(container: &Container) -> Option<ImagePin> {
     loop {
         match &at.op {
             Op::Image(pin) => return Some(pin.clone()),
-            Op::Given(_) | Op::Failed(_) | Op::Edit(Edit::Diff { .. }) => return None,
+            Op::Given(_) | Op::Failed(_) | Op::Checkout(_) | Op::Edit(Edit::Diff { .. }) => {
+                return None;
+            }
             Op::Edit(_) | Op::Exec(_) => {}
         }
         let below = at.inputs.first()?.as_ref()?.node.clone();
@@ -208,10 +210,12 @@ async fn root(ctx: &Ctx, container: &Container) -> Result<Snapshot, Error> {
         to: "/".to_owned(),
         include: Vec::new(),
         exclude: Vec::new(),
+        git_ignore: false,
         owner: None,
         mode: None,
     };
-    ctx.evaluate(&Node::edit(None, edit, vec![output])).await
+    ctx.evaluate(&Node::edit(None, edit, vec![Some(output)]))
+        .await
 }
 
 fn run_config(config: &Config, container: &Container) -> Result<RunConfig, Error> {
