@@ -93,7 +93,7 @@ impl Lowering<'_> {
             let origin = self.origin(step);
             let placed = |e: Error| e.context(&origin);
             built.tree = match &step.op {
-                Op::Run(run) => self.run(run, built.tree, done, &origin).map_err(placed)?,
+                Op::Run(run) => self.run(run, &built, done, &origin).map_err(placed)?,
                 Op::MakeDir { path, owner } => {
                     let step = FileStep::make_dir(path.clone(), owner.clone(), origin.clone());
                     built.tree.edited(Edit::Instruction(Arc::new(step)), vec![])
@@ -196,12 +196,12 @@ impl Lowering<'_> {
     fn run(
         &self,
         run: &Run,
-        root: Tree,
+        root: &Built,
         done: &BTreeMap<usize, Built>,
         origin: &Arc<Origin>,
     ) -> Result<Tree, Error> {
         let mut mounts = Mounts {
-            inputs: vec![root.output.clone()],
+            inputs: vec![root.tree.output.clone()],
             outputs: 0,
             planned: Vec::new(),
             secret_env: Vec::new(),
@@ -230,7 +230,11 @@ impl Lowering<'_> {
             secret_env: mounts.secret_env,
             cwd: run.cwd.clone(),
             user: run.user.clone(),
-            root_path: root.path.to_string(),
+            root_path: root.tree.path.to_string(),
+            platform: root
+                .platform
+                .clone()
+                .unwrap_or_else(|| crate::platform::native().to_owned()),
             mounts: mounts.planned,
             expect: Expect::Success,
             stdin: None,

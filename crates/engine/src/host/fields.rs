@@ -92,8 +92,8 @@ async fn blob(inv: Invocation<Ctx>) -> Answer {
     let output = match upload::known(&inv.ctx.engine.store, digest) {
         Some(snapshot) => Node::given(digest, snapshot),
         None => Node::failed(Error::user(format!(
-                "the directory {digest} is not in this engine's store any more: ask for it again with `host.directory`"
-            ))),
+            "the directory {digest} is not in this engine's store any more: ask for it again with `host.directory`"
+        ))),
     };
     Ok(inv.object(Directory {
         tree: Tree::root(output),

@@ -91,7 +91,9 @@ fn base_of(container: &Container) -> Option<ImagePin> {
     loop {
         match &at.op {
             Op::Image(pin) => return Some(pin.clone()),
-            Op::Given(_) | Op::Failed(_) | Op::Edit(Edit::Diff { .. }) => return None,
+            Op::Given(_) | Op::Failed(_) | Op::Checkout(_) | Op::Edit(Edit::Diff { .. }) => {
+                return None;
+            }
             Op::Edit(_) | Op::Exec(_) => {}
         }
         let below = at.inputs.first()?.as_ref()?.node.clone();
