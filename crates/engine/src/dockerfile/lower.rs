@@ -196,13 +196,12 @@ impl Lowering<'_> {
     fn run(
         &self,
         run: &Run,
-        on: &Built,
+        root: &Built,
         done: &BTreeMap<usize, Built>,
         origin: &Arc<Origin>,
     ) -> Result<Tree, Error> {
-        let root = on.tree.clone();
         let mut mounts = Mounts {
-            inputs: vec![root.output.clone()],
+            inputs: vec![root.tree.output.clone()],
             outputs: 0,
             planned: Vec::new(),
             secret_env: Vec::new(),
@@ -228,15 +227,17 @@ impl Lowering<'_> {
         let plan = ExecPlan {
             argv: run.argv.clone(),
             env: mounts.env,
-            volatile_env: Vec::new(),
             secret_env: mounts.secret_env,
             cwd: run.cwd.clone(),
             user: run.user.clone(),
-            root_path: root.path.to_string(),
+            root_path: root.tree.path.to_string(),
+            platform: root
+                .platform
+                .clone()
+                .unwrap_or_else(|| crate::platform::native().to_owned()),
             mounts: mounts.planned,
             expect: Expect::Success,
             stdin: None,
-            redirect_stdin: None,
             redirect_stdout: None,
             redirect_stderr: None,
             privileged: run.privileged,
@@ -245,10 +246,6 @@ impl Lowering<'_> {
             services: Vec::new(),
             isolated: run.network == Network::None,
             origin: Some(origin.clone()),
-            platform: on
-                .platform
-                .clone()
-                .unwrap_or_else(|| self.request.options.platform.clone()),
         };
         Ok(Tree::root(Output {
             node: Node::exec(plan, mounts.inputs),
