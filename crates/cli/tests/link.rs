@@ -571,6 +571,7 @@ fn a_failed_export_says_why_and_leaves_no_half_file() {
     let mut asked = ask(LinkRequest::ExportTree {
         dest: path(&out),
         wipe: false,
+        remove: Vec::new(),
     });
     asked.status::<()>().unwrap();
     let mut pieces = vec![Piece::End { changed: false }];

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod cache_api;
 pub mod config;
 pub mod container;
@@ -10,12 +11,14 @@ pub mod directory;
 mod dispatch;
 mod dockerfile;
 pub mod engine;
+mod env_file;
 mod file;
 pub mod flight;
 pub mod gc;
 pub mod git;
 pub mod host;
 pub mod http;
+mod json;
 pub mod link;
 pub mod module;
 pub mod nested;

@@ -3,8 +3,8 @@
 use graph::schema::Schema;
 
 use crate::{
-    Ctx, cache_api, container, directory, dispatch::Binder, dockerfile, file, git, host, http,
-    module, query, secret, service, volume,
+    Ctx, address, cache_api, container, directory, dispatch::Binder, dockerfile, env_file, file,
+    git, host, http, json, module, query, secret, service, volume,
 };
 
 /// The schema's files, as text, by name.
@@ -130,6 +130,9 @@ pub fn build() -> Result<Schema<Ctx>, Box<dyn std::error::Error + Send + Sync>> 
     volume::bind(&mut binder);
     module::bind(&mut binder);
     cache_api::bind(&mut binder);
+    json::bind(&mut binder);
+    env_file::bind(&mut binder);
+    address::bind(&mut binder);
     Ok(binder.schema.build()?)
 }
 

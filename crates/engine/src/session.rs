@@ -14,7 +14,7 @@ use wire::ClientInfo;
 
 use crate::{
     Ctx, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress,
-    secret::Plaintext, service::Services,
+    secret::{Plaintext, Source}, service::Services,
 };
 
 /// One user's connection: what it remembers and holds until it ends.
@@ -34,6 +34,8 @@ pub struct Session {
     /// What it has fetched over HTTP.
     pub fetched: crate::http::Seen,
     secrets: Mutex<HashMap<Digest, Plaintext>>,
+    /// Where values that were not needed yet are kept.
+    secret_sources: Mutex<HashMap<Digest, Source>>,
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
     registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
     registry_access: Mutex<Option<Arc<Access>>>,
@@ -78,6 +80,7 @@ impl Session {
             repositories: crate::git::Known::default(),
             fetched: crate::http::Seen::default(),
             secrets: Mutex::default(),
+            secret_sources: Mutex::default(),
             registry_auth: Mutex::default(),
             registry_access: Mutex::default(),
             failures: Mutex::default(),
@@ -93,6 +96,16 @@ impl Session {
     /// Sets a secret's value; the same name again overwrites.
     pub fn set_secret(&self, id: Digest, value: Plaintext) {
         lock(&self.secrets).insert(id, value);
+    }
+
+    /// Where a secret's value can be got.
+    pub fn secret_source(&self, id: Digest) -> Option<Source> {
+        lock(&self.secret_sources).get(&id).cloned()
+    }
+
+    /// Says where a secret's value can be got. Who said so first is asked.
+    pub fn set_secret_source(&self, id: Digest, source: Source) {
+        lock(&self.secret_sources).entry(id).or_insert(source);
     }
 
     /// Credentials for a registry host.
@@ -126,6 +139,7 @@ impl Session {
         self.repositories.forget();
         engine.networking.close_session(&self.network);
         lock(&self.secrets).clear();
+        lock(&self.secret_sources).clear();
         lock(&self.registry_auth).clear();
     }
 

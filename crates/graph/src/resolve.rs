@@ -38,6 +38,8 @@ pub enum Memo {
     Session,
     /// By recipe, for one client of the session.
     Client,
+    /// As [`Memo::Client`], but not when the boolean argument of this name is true.
+    ClientUnless(&'static str),
     /// Never: each asking runs the resolver.
     Never,
 }

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod filter;
+mod git_ignore;
 mod glob;
 mod go;
 mod ignore_file;
@@ -23,6 +24,7 @@ mod matcher;
 mod pattern;
 
 pub use filter::{Decision, DirState, Filter, Step};
+pub use git_ignore::{GIT_IGNORE, GitIgnore, literal};
 pub use glob::Glob;
 pub use go::{clean, go_match, has_wildcards};
 pub use ignore_file::parse_ignore_file;

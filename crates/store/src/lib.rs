@@ -62,7 +62,9 @@ pub use open::OpenError;
 pub use prune::{Policy, Report, Rule};
 pub use results::{Record, Results};
 pub use snapshot::{Snapshot, SnapshotId};
-pub use tree::{CopyOptions, Kind, Listed, Modes, Stat, Top, Tree, TreeError, Walked};
+pub use tree::{
+    Change, CopyOptions, Kind, Listed, Modes, Stat, Top, Tree, TreeError, Walked, What,
+};
 pub use usage::{Disk, Entry, EntryKind};
 pub use volumes::Volume;
 

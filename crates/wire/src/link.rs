@@ -33,6 +33,9 @@ pub enum LinkRequest {
         /// Patterns of what to leave.
         #[serde(default)]
         exclude: Vec<String>,
+        /// Leave out, too, what `.gitignore` files in it name.
+        #[serde(default)]
+        git_ignore: bool,
         /// The digest of the listing that the engine already has, in hex.
         #[serde(default)]
         known: Option<String>,
@@ -61,6 +64,9 @@ pub enum LinkRequest {
         /// Remove first what is in the destination.
         #[serde(default)]
         wipe: bool,
+        /// Remove these first, relative to the destination; what is not there is fine. Never through a link.
+        #[serde(default)]
+        remove: Vec<RawPath>,
     },
     /// Write one file: as [`LinkRequest::ExportTree`], with just `Data` and `Hole` pieces, then `Done`.
     ExportFile {
@@ -105,6 +111,23 @@ pub enum LinkRequest {
         /// refused without.
         #[serde(default)]
         pass: bool,
+    },
+    /// The value of a variable of the client's environment: as [`LinkRequest::ReadFile`].
+    SecretVariable {
+        /// Its name.
+        name: String,
+    },
+    /// The content of a file that is a secret: as [`LinkRequest::ReadFile`].
+    SecretFile {
+        /// Absolute, or below the user's home when it begins with `~/`.
+        path: RawPath,
+    },
+    /// What a command of the client's machine writes to its output, without a last line end: as [`LinkRequest::ReadFile`].
+    SecretCommand {
+        /// For the shell.
+        command: String,
+        /// Where it runs.
+        workdir: RawPath,
     },
     /// Credentials for a registry from the user's docker configuration: `Status<Option<Credentials>>`.
     DockerAuth {

@@ -229,13 +229,22 @@ fn ask(helper: &str, key: &str, limit: Duration) -> Result<Option<Credentials>, 
 }
 
 /// Waits for a child and its output, not longer than `limit`.
-pub(super) fn finish(mut child: Child, limit: Duration) -> io::Result<(Vec<u8>, bool)> {
+pub(super) fn finish(child: Child, limit: Duration) -> io::Result<(Vec<u8>, bool)> {
+    finish_most(child, limit, ANSWER)
+}
+
+/// Waits for a child and the first `most` bytes of its output, not longer than `limit`.
+pub(super) fn finish_most(
+    mut child: Child,
+    limit: Duration,
+    most: u64,
+) -> io::Result<(Vec<u8>, bool)> {
     let stdout = child.stdout.take();
     let reader = std::thread::spawn(move || {
         let mut out = Vec::new();
         if let Some(stdout) = stdout {
             // A cut answer is not understood, which is told.
-            let _ = stdout.take(ANSWER).read_to_end(&mut out);
+            let _ = stdout.take(most).read_to_end(&mut out);
         }
         out
     });

@@ -43,8 +43,13 @@ const NEW: OFlags = OFlags::WRONLY
 ///
 /// # Errors
 /// A broken connection, or what could not be written; the engine is told.
-pub fn tree(mut conn: File, dest: &Path, wipe: bool) -> Result<(), Broken> {
-    let root = match prepare(dest, wipe) {
+pub fn tree(
+    mut conn: File,
+    dest: &Path,
+    wipe: bool,
+    gone: &[RawPath],
+) -> Result<(), Broken> {
+    let root = match prepare(dest, wipe, gone) {
         Ok(fd) => fd,
         Err(e) => return super::whole::<()>(&mut conn, Err(e)),
     };
@@ -75,8 +80,8 @@ pub(super) fn conclude(
     }
 }
 
-/// The destination of a tree: made when missing, emptied when asked.
-fn prepare(dest: &Path, wipe: bool) -> Result<OwnedFd, LinkError> {
+/// The destination of a tree: made when missing, emptied when asked, without what is to be gone.
+fn prepare(dest: &Path, wipe: bool, gone: &[RawPath]) -> Result<OwnedFd, LinkError> {
     make_dirs(dest)?;
     // The destination itself may be a link: the user named it.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -85,7 +90,31 @@ fn prepare(dest: &Path, wipe: bool) -> Result<OwnedFd, LinkError> {
     if wipe {
         empty(&fd).map_err(|e| LinkError::io("remove the contents of", dest, &e.into()))?;
     }
+    for path in gone {
+        remove_path(&fd, &path.0)
+            .map_err(|e| LinkError::io("remove", &dest.join(path.as_path()), &e.into()))?;
+    }
     Ok(fd)
+}
+
+/// Removes a path below a directory, never through a link. What is not there, or only through a link, is fine.
+fn remove_path(dir: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
+    let mut parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
+    let Some(name) = parts.pop() else {
+        return Ok(());
+    };
+    if parts.iter().chain([&name]).any(|p| matches!(*p, b"." | b"..")) {
+        return Err(Errno::INVAL);
+    }
+    let mut at = dir.try_clone().map_err(|_| Errno::MFILE)?;
+    for part in parts {
+        at = match rustix::fs::openat(&at, part, DIR, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+    }
+    remove(&at, name)
 }
 
 fn make_dirs(dir: &Path) -> Result<(), LinkError> {

@@ -8,9 +8,11 @@ pub mod docker;
 pub mod export;
 pub mod git;
 mod holder;
+mod ignored;
 pub mod load;
 pub mod read;
 mod reader;
+pub mod secret;
 pub mod stat;
 pub mod walk;
 
@@ -180,6 +182,7 @@ fn harmless(request: &LinkRequest) -> bool {
             | LinkRequest::List { .. }
             | LinkRequest::Read { .. }
             | LinkRequest::ReadFile { .. }
+            | LinkRequest::SecretFile { .. }
             | LinkRequest::ExportTree { .. }
             | LinkRequest::ExportFile { .. }
             | LinkRequest::Dial { .. }
@@ -220,9 +223,13 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
         LinkRequest::List {
             path,
             include,
-            exclude,
+            mut exclude,
+            git_ignore,
             known,
         } => {
+            if git_ignore {
+                exclude.extend(ignored::patterns(path.as_path()));
+            }
             let filter = match patterns(&include, &exclude) {
                 Ok(f) => f,
                 Err(e) => return whole::<()>(&mut conn, Err(e)),
@@ -232,7 +239,19 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
         }
         LinkRequest::Read { root, paths } => read::read(&mut conn, root.as_path(), &paths),
         LinkRequest::ReadFile { path, max } => read::read_file(&mut conn, path.as_path(), max),
-        LinkRequest::ExportTree { dest, wipe } => export::tree(conn, dest.as_path(), wipe),
+        LinkRequest::SecretVariable { name } => {
+            read::answer(&mut conn, secret::variable(&name))
+        }
+        LinkRequest::SecretFile { path } => {
+            read::answer(&mut conn, secret::file(path.as_path()))
+        }
+        LinkRequest::SecretCommand { command, workdir } => read::answer(
+            &mut conn,
+            secret::command(&command, workdir.as_path(), None),
+        ),
+        LinkRequest::ExportTree { dest, wipe, remove } => {
+            export::tree(conn, dest.as_path(), wipe, &remove)
+        }
         LinkRequest::ExportFile {
             dest,
             name,

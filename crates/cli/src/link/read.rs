@@ -234,7 +234,18 @@ fn next_data(file: &File, at: u64, size: u64) -> (u64, u64) {
 /// # Errors
 /// A broken connection.
 pub fn read_file(to: &mut impl Write, path: &Path, max: u64) -> Result<(), Broken> {
-    match small_file(path, max) {
+    answer(to, small_file(path, max))
+}
+
+/// Answers with what is told of some bytes, and the bytes.
+///
+/// # Errors
+/// A broken connection.
+pub(super) fn answer(
+    to: &mut impl Write,
+    answer: Result<(FileBytes, Vec<u8>), LinkError>,
+) -> Result<(), Broken> {
+    match answer {
         Err(e) => super::whole::<()>(to, Err(e)),
         Ok((answer, bytes)) => {
             let mut out = status_line(&Status::Ok(answer))?;
@@ -245,7 +256,7 @@ pub fn read_file(to: &mut impl Write, path: &Path, max: u64) -> Result<(), Broke
     }
 }
 
-fn small_file(path: &Path, max: u64) -> Result<(FileBytes, Vec<u8>), LinkError> {
+pub(super) fn small_file(path: &Path, max: u64) -> Result<(FileBytes, Vec<u8>), LinkError> {
     let failed = |e: io::Error| LinkError::io("open", path, &e);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;

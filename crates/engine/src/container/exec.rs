@@ -27,6 +27,7 @@ pub(crate) struct ExecArgs {
     pub(crate) expand: bool,
     pub(crate) expect: Expect,
     pub(crate) stdin: Option<Arc<[u8]>>,
+    pub(crate) redirect_stdin: String,
     pub(crate) redirect_stdout: String,
     pub(crate) redirect_stderr: String,
     pub(crate) privileged: bool,
@@ -67,6 +68,11 @@ impl ExecArgs {
                 _ => Expect::Success,
             },
         };
+        if !a.str("redirectStdin").is_empty() && !a.str("stdin").is_empty() {
+            return Err(Error::user(
+                "`stdin` and `redirectStdin` cannot be used together",
+            ));
+        }
         Ok(Self {
             args: a.strings("args"),
             use_entrypoint,
@@ -76,6 +82,7 @@ impl ExecArgs {
                 .opt_str("stdin")
                 .filter(|s| !s.is_empty())
                 .map(|s| s.as_bytes().into()),
+            redirect_stdin: text("redirectStdin"),
             redirect_stdout: text("redirectStdout"),
             redirect_stderr: text("redirectStderr"),
             privileged: a.bool("insecureRootCapabilities"),
@@ -92,6 +99,7 @@ impl ExecArgs {
             expand: false,
             expect: Expect::Success,
             stdin: None,
+            redirect_stdin: String::new(),
             redirect_stdout: String::new(),
             redirect_stderr: String::new(),
             privileged: false,
@@ -219,6 +227,11 @@ impl Container {
                 .iter()
                 .map(|(k, v)| (k.to_string(), v.to_string()))
                 .collect(),
+            volatile_env: self
+                .volatile_env
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
             secret_env: self
                 .secret_env
                 .iter()
@@ -231,6 +244,7 @@ impl Container {
             mounts,
             expect: args.expect.clone(),
             stdin: args.stdin.clone(),
+            redirect_stdin: redirect(&args.redirect_stdin),
             redirect_stdout: redirect(&args.redirect_stdout),
             redirect_stderr: redirect(&args.redirect_stderr),
             privileged: args.privileged,
@@ -298,6 +312,7 @@ pub(super) async fn with_exec(inv: Invocation<Ctx>) -> Answer {
 enum Ask {
     Stdout,
     Stderr,
+    Combined,
     ExitCode,
 }
 
@@ -320,6 +335,7 @@ async fn last_exec(inv: &Invocation<Ctx>, ask: Ask) -> Answer {
     Ok(match ask {
         Ask::Stdout => Value::string(String::from_utf8_lossy(&result.stdout)),
         Ask::Stderr => Value::string(String::from_utf8_lossy(&result.stderr)),
+        Ask::Combined => Value::string(String::from_utf8_lossy(&result.combined())),
         Ask::ExitCode => Value::Int(result.exit_code.into()),
     })
 }
@@ -330,6 +346,10 @@ pub(super) async fn stdout(inv: Invocation<Ctx>) -> Answer {
 
 pub(super) async fn stderr(inv: Invocation<Ctx>) -> Answer {
     last_exec(&inv, Ask::Stderr).await
+}
+
+pub(super) async fn combined_output(inv: Invocation<Ctx>) -> Answer {
+    last_exec(&inv, Ask::Combined).await
 }
 
 pub(super) async fn exit_code(inv: Invocation<Ctx>) -> Answer {

@@ -12,6 +12,7 @@ use super::{Container, Port, TerminalCommand, config, exec, files, from, import,
 use crate::{
     Ctx,
     dispatch::Binder,
+    env_file::EnvFile,
     secret::{Plaintext, Secret},
 };
 
@@ -19,9 +20,9 @@ type Answer = Result<Value, Error>;
 
 /// A name and a value: `EnvVariable` and `Label`.
 #[derive(Debug, Clone)]
-struct Pair {
-    name: Arc<str>,
-    value: Arc<str>,
+pub(crate) struct Pair {
+    pub(crate) name: Arc<str>,
+    pub(crate) value: Arc<str>,
 }
 
 /// Binds all fields.
@@ -35,6 +36,40 @@ pub fn bind(b: &mut Binder) {
     b.by_view("Container.stdout", Memo::Never, exec::stdout);
     b.by_view("Container.stderr", Memo::Never, exec::stderr);
     b.bind("Container.exitCode", Memo::Never, exec::exit_code);
+    b.bind(
+        "Container.combinedOutput",
+        Memo::Never,
+        exec::combined_output,
+    );
+    b.bind("Container.exists", Memo::Never, files::exists);
+    b.bind("Container.stat", Memo::Session, files::stat);
+    b.bind("Container.withSymlink", Memo::Session, files::with_symlink);
+    b.bind("Container.withError", Memo::Session, |inv| async move {
+        match inv.args.str("err") {
+            "" => unchanged(inv).await,
+            message => Err(Error::user(message)),
+        }
+    });
+    b.bind(
+        "Container.withEnvFileVariables",
+        Memo::Session,
+        with_env_file_variables,
+    );
+    b.bind(
+        "Container.withVolatileVariable",
+        Memo::Session,
+        with_volatile_variable,
+    );
+    b.bind(
+        "Container.withoutVolatileVariable",
+        Memo::Session,
+        |inv| async move {
+            let mut c = inv.this::<Container>()?.clone();
+            let name = inv.args.str("name");
+            Arc::make_mut(&mut c.volatile_env).retain(|(n, _)| **n != *name);
+            Ok(inv.object(c))
+        },
+    );
     b.bind("Container.rootfs", Memo::Session, files::rootfs);
     b.bind("Container.withRootfs", Memo::Session, files::with_rootfs);
     b.bind("Container.directory", Memo::Session, files::directory);
@@ -245,6 +280,30 @@ async fn with_env_variable(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
     let value = c.text_arg(&inv, "value")?;
     Ok(inv.object(c.configured(|k| config::set(&mut k.env, inv.args.str("name"), &value))))
+}
+
+async fn with_env_file_variables(inv: Invocation<Ctx>) -> Answer {
+    let c = inv.this::<Container>()?;
+    let id = inv.args.id("source");
+    let file: EnvFile = inv
+        .ctx
+        .load(id.ok_or_else(|| Error::user("`source` is missing"))?)
+        .await?;
+    Ok(inv.object(c.configured(|k| {
+        for (name, value) in file.expanded() {
+            config::set(&mut k.env, &name, &value);
+        }
+    })))
+}
+
+async fn with_volatile_variable(inv: Invocation<Ctx>) -> Answer {
+    let mut c = inv.this::<Container>()?.clone();
+    config::set(
+        Arc::make_mut(&mut c.volatile_env),
+        inv.args.str("name"),
+        inv.args.str("value"),
+    );
+    Ok(inv.object(c))
 }
 
 async fn without_env_variable(inv: Invocation<Ctx>) -> Answer {
@@ -521,7 +580,7 @@ async fn with_registry_auth(inv: Invocation<Ctx>) -> Answer {
                 .ok_or_else(|| Error::user("`secret` is missing"))?,
         )
         .await?;
-    let value = secret.value(&inv.ctx)?;
+    let value = secret.fetch(&inv.ctx).await?;
     let host = from::auth_host(inv.args.str("address"))?;
     inv.ctx.session.set_registry_auth(
         &host,

@@ -7,7 +7,7 @@ use graph::{error::Error, resolve::Invocation, value::Value};
 use super::{Container, Mount, MountSource, owner, paths};
 use crate::{
     Ctx,
-    directory::{self, Directory, File, Tree, check_name},
+    directory::{self, Directory, File, Tree, check_name, stat},
     node::Edit,
 };
 
@@ -144,6 +144,51 @@ pub(super) async fn file(inv: Invocation<Ctx>) -> Answer {
     Ok(inv.object(c.file_at(&inv.ctx, &path).await?))
 }
 
+impl Container {
+    /// What is at a path; mounted directories and files are looked into.
+    async fn look(&self, inv: &Invocation<Ctx>) -> Result<Option<stat::Stat>, Error> {
+        let path = self.path_arg(inv, "path")?;
+        let follow = stat::follow(&inv.args);
+        match self.place(&path)? {
+            Place::Root => stat::look(&inv.ctx, &self.rootfs, &path, follow).await,
+            Place::Mount(i, rest) => match self.mounts.get(i).map(|m| &m.source) {
+                Some(MountSource::Directory { tree, .. }) => {
+                    stat::look(&inv.ctx, tree, &rest, follow).await
+                }
+                Some(MountSource::File(tree)) if rest.is_empty() => {
+                    stat::look(&inv.ctx, tree, "", true).await
+                }
+                _ => Ok(None),
+            },
+        }
+    }
+}
+
+pub(super) async fn exists(inv: Invocation<Ctx>) -> Answer {
+    let found = inv.this::<Container>()?.look(&inv).await?;
+    Ok(stat::exists(found, &inv.args))
+}
+
+pub(super) async fn stat(inv: Invocation<Ctx>) -> Answer {
+    let found = inv.this::<Container>()?.look(&inv).await?;
+    stat::answer(&inv, found, inv.args.str("path"))
+}
+
+pub(super) async fn with_symlink(inv: Invocation<Ctx>) -> Answer {
+    let c = inv.this::<Container>()?;
+    check_name(inv.args.str("linkName"))?;
+    let target = c.text_arg(&inv, "target")?;
+    let link = c.path_arg(&inv, "linkName")?;
+    let edited = c.edit_at(&link, |tree, path| {
+        let edit = Edit::Symlink {
+            target,
+            path: tree.clamped(path),
+        };
+        tree.edited(edit, vec![])
+    })?;
+    Ok(inv.object(edited))
+}
+
 pub(super) async fn rootfs(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
     Ok(inv.object(c.root()))
@@ -229,8 +274,19 @@ pub(super) async fn with_directory(inv: Invocation<Ctx>) -> Answer {
         .await?;
     let owner = owner::resolve(&inv.ctx, c, inv.args.str("owner")).await?;
     let (include, exclude) = (inv.args.strings("include"), inv.args.strings("exclude"));
+    let git_ignore = inv.args.bool("gitignore");
+    let mode = inv.args.int("permissions");
     let edited = c.edit_at(&path, |tree, path| {
-        directory::copy_dir(tree, &source, tree.clamped(path), include, exclude, owner)
+        let to = tree.clamped(path);
+        directory::Copy {
+            source: &source,
+            include,
+            exclude,
+            git_ignore,
+            owner,
+            mode,
+        }
+        .into(tree, to)
     })?;
     Ok(inv.object(edited))
 }

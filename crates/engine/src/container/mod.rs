@@ -9,7 +9,7 @@ pub mod image;
 mod import;
 mod mounts;
 pub mod output;
-mod owner;
+pub(crate) mod owner;
 pub mod paths;
 pub(crate) mod prepare;
 pub mod run;
@@ -17,6 +17,7 @@ pub mod run;
 use std::sync::Arc;
 
 pub use self::config::Config;
+pub(crate) use fields::Pair;
 pub use fields::bind;
 
 use crate::{
@@ -38,6 +39,8 @@ pub struct Container {
     pub config: Arc<Config>,
     /// Mounts, in the order they were made.
     pub mounts: Arc<Vec<Mount>>,
+    /// Environment whose values are left out of keys.
+    pub volatile_env: Arc<Vec<(Arc<str>, Arc<str>)>>,
     /// Environment from secrets.
     pub secret_env: Arc<Vec<(Arc<str>, Secret)>>,
     /// Secrets and sockets as files.
@@ -154,6 +157,7 @@ impl Container {
             rootfs: Tree::empty(),
             config: Arc::default(),
             mounts: Arc::default(),
+            volatile_env: Arc::default(),
             secret_env: Arc::default(),
             special: Arc::default(),
             ports: Arc::default(),

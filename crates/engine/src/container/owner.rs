@@ -38,6 +38,27 @@ pub async fn resolve(
     Ok(Some((uid, gid.unwrap_or(uid))))
 }
 
+/// An owner by numbers alone, where there are no names to look up. Empty is `None`.
+///
+/// # Errors
+/// A name, or a number out of range.
+pub(crate) fn by_number(owner: &str) -> Result<Option<(u32, u32)>, Error> {
+    if owner.is_empty() {
+        return Ok(None);
+    }
+    let (user, group) = owner.split_once(':').unwrap_or((owner, ""));
+    let known = |text: &str| {
+        number(text)?.ok_or_else(|| {
+            Error::user(format!(
+                "owner `{owner}`: `{text}` is no number, and there are no names to look up here"
+            ))
+        })
+    };
+    let uid = known(user)?;
+    let gid = if group.is_empty() { uid } else { known(group)? };
+    Ok(Some((uid, gid)))
+}
+
 /// The ids a process of `user[:group]` runs with, looked up in its root.
 ///
 /// # Errors

@@ -100,13 +100,13 @@ fn secrets(plan: &ExecPlan) -> impl Iterator<Item = &crate::secret::Secret> {
     plan.secret_env.iter().map(|(_, s)| s).chain(mounted)
 }
 
-/// All secret values the process will see.
+/// All secret values the process will see; those kept elsewhere are got now.
 ///
 /// # Errors
 /// A secret without a value in this session.
-pub(crate) fn masked(ctx: &Ctx, plan: &ExecPlan) -> Result<Masked, Error> {
-    let values: Result<Vec<_>, _> = secrets(plan).map(|s| s.value(ctx)).collect();
-    Ok(Masked(Arc::new(values?)))
+pub(crate) async fn masked(ctx: &Ctx, plan: &ExecPlan) -> Result<Masked, Error> {
+    let values = futures::future::try_join_all(secrets(plan).map(|s| s.fetch(ctx))).await?;
+    Ok(Masked(Arc::new(values)))
 }
 
 /// The environment, as `NAME=value`.
@@ -120,6 +120,9 @@ fn environment(
         env.push(format!("PATH={DEFAULT_PATH}").into_bytes());
     }
     for (k, v) in &plan.env {
+        env.push(format!("{k}={v}").into_bytes());
+    }
+    for (k, v) in &plan.volatile_env {
         env.push(format!("{k}={v}").into_bytes());
     }
     for (k, s) in &plan.secret_env {
@@ -260,12 +263,12 @@ pub(crate) fn assemble(
     }
     let (stdout_read, stdout_write) = pipe()?;
     let (stderr_read, stderr_write) = pipe()?;
-    let (stdin_read, stdin_write) = match &plan.stdin {
-        Some(_) => {
+    let (stdin_read, stdin_write) = match plan.stdin.is_some() || plan.redirect_stdin.is_some() {
+        true => {
             let (r, w) = pipe()?;
             (Some(r), Some(w))
         }
-        None => (None, None),
+        false => (None, None),
     };
     let spec = Spec {
         root,

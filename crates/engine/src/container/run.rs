@@ -1,5 +1,7 @@
 //! Runs a planned exec to its end: services and network in; snapshots and output out.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use graph::error::{Class, Error};
 use store::Snapshot;
 
@@ -65,7 +67,7 @@ async fn run_step(
                 .map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?,
         ),
     };
-    let masked = prepare::masked(ctx, plan)?;
+    let masked = prepare::masked(ctx, plan).await?;
     let fail = |message: &str| exec_error(plan, message, -1, b"", b"", &masked);
 
     let mut held = Held::default();
@@ -82,6 +84,14 @@ async fn run_step(
         }
     }
 
+    let stdin = match &plan.redirect_stdin {
+        Some(path) => Some(
+            read_redirect(ctx, plan, &held, path)
+                .await
+                .map_err(|e| fail(&format!("open redirect stdin file: {e}")))?,
+        ),
+        None => plan.stdin.clone(),
+    };
     let mut network = if plan.isolated {
         ExecNetwork::none()
     } else {
@@ -118,6 +128,7 @@ async fn run_step(
                     exit_code: code,
                     stdout: [].into(),
                     stderr: format!("{said}\n").into_bytes().into(),
+                    order: [].into(),
                 };
                 return Ok((outputs, result));
             }
@@ -133,13 +144,16 @@ async fn run_step(
     };
 
     let nesting = nesting.map(|n| n.attend(ctx, &child));
-    let feed = prepare::feed_stdin(prepared.stdin, plan.stdin.clone());
+    let feed = prepare::feed_stdin(prepared.stdin, stdin);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let order = Mutex::new(Order::default());
     let out = prepare::drain(prepared.stdout, masked.scrubber(), |b| {
-        keep(step, Stream::Stdout, b, &mut stdout)
+        let kept = keep(step, Stream::Stdout, b, &mut stdout);
+        lock(&order).add(0, kept);
     });
     let err = prepare::drain(prepared.stderr, masked.scrubber(), |b| {
-        keep(step, Stream::Stderr, b, &mut stderr)
+        let kept = keep(step, Stream::Stderr, b, &mut stderr);
+        lock(&order).add(1, kept);
     });
     let (exit, _, out, err) = tokio::join!(child.wait(), feed, out, err);
     out.and(err)?;
@@ -180,15 +194,50 @@ async fn run_step(
             exit_code: code,
             stdout: stdout.into(),
             stderr: stderr.into(),
+            order: order.into_inner().unwrap_or_else(PoisonError::into_inner).0.into(),
         },
     ))
 }
 
-/// Shows a piece of output and keeps it, up to a limit.
-fn keep(step: &Step, stream: Stream, bytes: &[u8], all: &mut Vec<u8>) {
+/// Shows a piece of output and keeps it, up to a limit. Answers how much was kept.
+fn keep(step: &Step, stream: Stream, bytes: &[u8], all: &mut Vec<u8>) -> usize {
     step.output(stream, bytes);
     let room = OUTPUT_MAX.saturating_sub(all.len());
-    all.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    let kept = bytes.len().min(room);
+    all.extend_from_slice(&bytes[..kept]);
+    kept
+}
+
+/// Most turns that are told apart; what comes after them is told at the end.
+const TURNS_MAX: usize = 100_000;
+
+/// In which order two streams spoke: see [`ExecResult::order`].
+#[derive(Default)]
+struct Order(Vec<u32>);
+
+impl Order {
+    /// So many bytes came of the first (0) or second (1) stream.
+    fn add(&mut self, stream: usize, bytes: usize) {
+        if bytes == 0 || self.0.len() >= TURNS_MAX {
+            return;
+        }
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if self.0.len() % 2 == (stream + 1) % 2
+            && let Some(last) = self.0.last_mut()
+            && let Some(sum) = last.checked_add(bytes)
+        {
+            *last = sum;
+            return;
+        }
+        while self.0.len() % 2 != stream {
+            self.0.push(0);
+        }
+        self.0.push(bytes);
+    }
+}
+
+fn lock(order: &Mutex<Order>) -> MutexGuard<'_, Order> {
+    order.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The sentence clients know.
@@ -215,6 +264,57 @@ async fn commit(ctx: &Ctx, drafts: Vec<OutputTree>) -> Result<Vec<Snapshot>, Err
         .await
 }
 
+/// Largest file that is read as stdin, in bytes.
+const STDIN_MAX: u64 = 256 << 20;
+
+/// Reads the file that is to be stdin.
+async fn read_redirect(
+    ctx: &Ctx,
+    plan: &ExecPlan,
+    held: &Held,
+    path: &str,
+) -> Result<Arc<[u8]>, String> {
+    let (draft, at) = redirected(plan, held, path)?;
+    let tree = match draft {
+        OutputTree::Draft(d) => d.tree(),
+        OutputTree::Unchanged(s) => s.tree(),
+    }
+    .map_err(|e| graph::error::chain(&e))?;
+    let bytes = ctx.engine.blocking(move || {
+        tree.read_file(&at, STDIN_MAX)
+            .map_err(|e| Error::from_chain(Class::User, &e))
+    });
+    bytes.await.map(Into::into).map_err(|e| e.message().to_owned())
+}
+
+/// The tree that a redirect's file is in, and where in it.
+fn redirected<'a>(
+    plan: &ExecPlan,
+    held: &'a Held,
+    path: &str,
+) -> Result<(&'a OutputTree, String), String> {
+    let inside = plan
+        .mounts
+        .iter()
+        .filter_map(|m| paths::below(&m.target, path).map(|rest| (m, rest)));
+    let (output, at) = match inside.max_by_key(|(m, _)| m.target.len()) {
+        Some((mount, rest)) => match &mount.source {
+            PlannedSource::Tree {
+                path: inner,
+                output,
+                ..
+            } => (*output as usize, paths::join(inner, rest)),
+            _ => return Err(format!("{path}: no such file or directory")),
+        },
+        None => (
+            0,
+            paths::join(&plan.root_path, path.trim_start_matches('/')),
+        ),
+    };
+    let tree = held.drafts.get(output);
+    Ok((tree.ok_or_else(|| "no root filesystem".to_owned())?, at))
+}
+
 /// Writes a redirect's file, in the root or in the tree mount it lies in, owned by the process's user.
 async fn write_redirect(
     ctx: &Ctx,
@@ -223,32 +323,11 @@ async fn write_redirect(
     path: &str,
     bytes: &[u8],
 ) -> Result<(), String> {
-    let mut draft = match held.drafts.first() {
-        Some(OutputTree::Draft(d)) => (
-            d,
-            paths::join(&plan.root_path, path.trim_start_matches('/')),
-        ),
-        _ => return Err("no root filesystem".to_owned()),
+    let (OutputTree::Draft(draft), to) = redirected(plan, held, path)? else {
+        return Err(format!("{path}: read-only file system"));
     };
-    let inside = plan
-        .mounts
-        .iter()
-        .filter_map(|m| paths::below(&m.target, path).map(|rest| (m, rest)));
-    if let Some((mount, rest)) = inside.max_by_key(|(m, _)| m.target.len()) {
-        match &mount.source {
-            PlannedSource::Tree {
-                path: inner,
-                output,
-                ..
-            } => match held.drafts.get(*output as usize) {
-                Some(OutputTree::Draft(d)) => draft = (d, paths::join(inner, rest)),
-                _ => return Err(format!("{path}: read-only file system")),
-            },
-            _ => return Err(format!("{path}: no such file or directory")),
-        }
-    }
-    let tree = draft.0.tree().map_err(|e| graph::error::chain(&e))?;
-    let (to, bytes, user) = (draft.1, bytes.to_vec(), plan.user.clone());
+    let tree = draft.tree().map_err(|e| graph::error::chain(&e))?;
+    let (bytes, user) = (bytes.to_vec(), plan.user.clone());
     let root_tree = match held.drafts.first() {
         Some(OutputTree::Draft(d)) => d.tree().map_err(|e| graph::error::chain(&e))?,
         _ => return Err("no root filesystem".to_owned()),

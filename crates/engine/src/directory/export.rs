@@ -46,8 +46,56 @@ pub(crate) async fn directory(inv: Invocation<Ctx>) -> Answer {
     let request = LinkRequest::ExportTree {
         dest: dest.as_str().into(),
         wipe: inv.args.bool("wipe"),
+        remove: Vec::new(),
     };
     let exported = send(&inv.ctx, request, dir.tree.clone(), Shape::Tree).await;
+    finish(inv.view, step, exported, dest)
+}
+
+/// Most bytes of paths to remove in one request.
+const REMOVE_BYTES: usize = 1 << 20;
+
+/// Removes paths from a directory of the client's machine and writes a tree into it.
+pub(crate) async fn changes(
+    inv: &Invocation<Ctx>,
+    layer: super::Tree,
+    removed: Vec<wire::RawPath>,
+) -> Answer {
+    let dest = client_path(&inv.ctx, inv.args.str("path"))?;
+    layer.snapshot(&inv.ctx).await?;
+    let step = inv
+        .ctx
+        .session
+        .progress
+        .step(&format!("export to {dest}"), inv.ctx.span);
+    let mut batches: Vec<Vec<wire::RawPath>> = vec![Vec::new()];
+    let mut bytes = 0;
+    for path in removed {
+        bytes += path.0.len() + 8;
+        if bytes > REMOVE_BYTES {
+            batches.push(Vec::new());
+            bytes = path.0.len();
+        }
+        if let Some(last) = batches.last_mut() {
+            last.push(path);
+        }
+    }
+    let last = batches.pop().unwrap_or_default();
+    let request = |remove| LinkRequest::ExportTree {
+        dest: dest.as_str().into(),
+        wipe: false,
+        remove,
+    };
+    let mut exported = Ok(());
+    for batch in batches {
+        exported = send(&inv.ctx, request(batch), super::Tree::empty(), Shape::Tree).await;
+        if exported.is_err() {
+            break;
+        }
+    }
+    if exported.is_ok() {
+        exported = send(&inv.ctx, request(last), layer, Shape::Tree).await;
+    }
     finish(inv.view, step, exported, dest)
 }
 

@@ -8,10 +8,10 @@ use graph::{
     value::Value,
 };
 
-use super::{Directory, File, Tree, check_name, export};
+use super::{Directory, File, Tree, changes, check_name, export, search, stat};
 use crate::{
     Ctx,
-    container::paths,
+    container::{owner, paths},
     dispatch::Binder,
     node::{CopyKind, Edit},
 };
@@ -42,6 +42,19 @@ pub fn bind(b: &mut Binder) {
     b.bind("Directory.withTimestamps", Memo::Session, with_timestamps);
     b.bind("Directory.diff", Memo::Session, diff);
     b.bind("Directory.export", Memo::Never, export::directory);
+    b.bind("Directory.name", Memo::Never, |inv| async move {
+        let dir = inv.this::<Directory>()?;
+        Ok(Value::string(paths::base_name(&dir.tree.path)))
+    });
+    b.bind("Directory.filter", Memo::Session, filter);
+    b.bind("Directory.chown", Memo::Session, chown);
+    b.bind("Directory.withPatch", Memo::Session, with_patch);
+    b.bind("Directory.withPatchFile", Memo::Session, with_patch_file);
+    b.bind("Directory.withSymlink", Memo::Session, with_symlink);
+    b.bind("Directory.withError", Memo::Session, with_error);
+    changes::bind(b);
+    search::bind(b);
+    stat::bind(b);
     b.bind("Directory.pipeline", Memo::Session, |inv| async move {
         Ok(inv.object(inv.this::<Directory>()?.clone()))
     });
@@ -263,6 +276,7 @@ pub(crate) fn copy_file(
         exclude: vec![],
         owner,
         mode: mode.map(|m| (m & 0o777) as u32),
+        git_ignore: false,
     };
     tree.edited(edit, file.tree.output.clone().into_iter().collect())
 }
@@ -276,17 +290,65 @@ pub(crate) fn copy_dir(
     exclude: Vec<Arc<str>>,
     owner: Option<(u32, u32)>,
 ) -> Tree {
-    let owned = |v: Vec<Arc<str>>| v.iter().map(|s| s.to_string()).collect();
-    let edit = Edit::Copy {
-        kind: CopyKind::Dir,
-        from: source.tree.path.to_string(),
-        to,
-        include: owned(include),
-        exclude: owned(exclude),
+    Copy {
+        source,
+        include,
+        exclude,
+        git_ignore: false,
         owner,
         mode: None,
-    };
-    tree.edited(edit, source.tree.output.clone().into_iter().collect())
+    }
+    .into(tree, to)
+}
+
+/// A merge of a directory's contents, with all there is to say of it.
+pub(crate) struct Copy<'a> {
+    pub(crate) source: &'a Directory,
+    pub(crate) include: Vec<Arc<str>>,
+    pub(crate) exclude: Vec<Arc<str>>,
+    /// Leave out, too, what `.gitignore` files name.
+    pub(crate) git_ignore: bool,
+    pub(crate) owner: Option<(u32, u32)>,
+    /// Permission bits of everything that is copied.
+    pub(crate) mode: Option<i64>,
+}
+
+impl Copy<'_> {
+    /// Makes the copy at `to`, a path of the whole tree.
+    pub(crate) fn into(self, tree: &Tree, to: String) -> Tree {
+        if let Some(mode) = self.mode {
+            // Everything copied gets the permissions, and nothing that is there already.
+            let apart = Copy { mode: None, ..self }.into(&Tree::empty(), "/".to_owned());
+            let edit = Edit::Chmod {
+                path: "/".to_owned(),
+                mode: (mode & 0o777) as u32,
+            };
+            let source = Directory {
+                tree: apart.edited(edit, vec![]),
+            };
+            return Copy {
+                source: &source,
+                include: vec![],
+                exclude: vec![],
+                git_ignore: false,
+                owner: self.owner,
+                mode: None,
+            }
+            .into(tree, to);
+        }
+        let owned = |v: Vec<Arc<str>>| v.iter().map(|s| s.to_string()).collect();
+        let edit = Edit::Copy {
+            kind: CopyKind::Dir,
+            from: self.source.tree.path.to_string(),
+            to,
+            include: owned(self.include),
+            exclude: owned(self.exclude),
+            owner: self.owner,
+            mode: None,
+            git_ignore: self.git_ignore,
+        };
+        tree.edited(edit, self.source.tree.output.clone().into_iter().collect())
+    }
 }
 
 async fn with_file(inv: Invocation<Ctx>) -> Answer {
@@ -306,7 +368,7 @@ async fn with_file(inv: Invocation<Ctx>) -> Answer {
         &source,
         dir.tree.clamped(&file_target(path)),
         inv.args.int("permissions"),
-        None,
+        owner::by_number(inv.args.str("owner"))?,
     );
     Ok(inv.object(Directory { tree }))
 }
@@ -335,15 +397,92 @@ async fn with_directory(inv: Invocation<Ctx>) -> Answer {
         .load(id.ok_or_else(|| Error::user("`directory` is missing"))?)
         .await?;
     let to = dir.tree.clamped(inv.args.str("path"));
-    let tree = copy_dir(
-        &dir.tree,
-        &source,
-        to,
-        inv.args.strings("include"),
-        inv.args.strings("exclude"),
-        None,
-    );
+    let tree = Copy {
+        source: &source,
+        include: inv.args.strings("include"),
+        exclude: inv.args.strings("exclude"),
+        git_ignore: inv.args.bool("gitignore"),
+        owner: owner::by_number(inv.args.str("owner"))?,
+        mode: inv.args.int("permissions"),
+    }
+    .into(&dir.tree, to);
     Ok(inv.object(Directory { tree }))
+}
+
+/// `filter`: a copy of a part.
+async fn filter(inv: Invocation<Ctx>) -> Answer {
+    let dir = inv.this::<Directory>()?;
+    let tree = Copy {
+        source: dir,
+        include: inv.args.strings("include"),
+        exclude: inv.args.strings("exclude"),
+        git_ignore: inv.args.bool("gitignore"),
+        owner: None,
+        mode: None,
+    }
+    .into(&Tree::empty(), "/".to_owned());
+    Ok(inv.object(Directory { tree }))
+}
+
+async fn chown(inv: Invocation<Ctx>) -> Answer {
+    let dir = inv.this::<Directory>()?;
+    let asked = inv.args.str("owner");
+    let owner = owner::by_number(asked)?
+        .ok_or_else(|| Error::user("`owner` is empty: give `user` or `user:group` by number"))?;
+    let edit = Edit::Chown {
+        path: dir.tree.clamped(inv.args.str("path")),
+        owner,
+    };
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
+}
+
+async fn with_patch(inv: Invocation<Ctx>) -> Answer {
+    let dir = inv.this::<Directory>()?;
+    let edit = Edit::Patch {
+        at: dir.tree.path.to_string(),
+        patch: inv.args.str("patch").as_bytes().into(),
+    };
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
+}
+
+async fn with_patch_file(inv: Invocation<Ctx>) -> Answer {
+    let dir = inv.this::<Directory>()?;
+    let id = inv.args.id("patch");
+    let patch: File = inv
+        .ctx
+        .load(id.ok_or_else(|| Error::user("`patch` is missing"))?)
+        .await?;
+    let edit = Edit::PatchFile {
+        at: dir.tree.path.to_string(),
+        file: patch.tree.path.to_string(),
+    };
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited_from(edit, vec![patch.tree.output]),
+    }))
+}
+
+async fn with_symlink(inv: Invocation<Ctx>) -> Answer {
+    let dir = inv.this::<Directory>()?;
+    let link = inv.args.str("linkName");
+    check_name(link)?;
+    let edit = Edit::Symlink {
+        target: inv.args.str("target").to_owned(),
+        path: dir.tree.clamped(link),
+    };
+    Ok(inv.object(Directory {
+        tree: dir.tree.edited(edit, vec![]),
+    }))
+}
+
+async fn with_error(inv: Invocation<Ctx>) -> Answer {
+    match inv.args.str("err") {
+        "" => Ok(inv.object(inv.this::<Directory>()?.clone())),
+        message => Err(Error::user(message)),
+    }
 }
 
 /// Paths to remove, as patterns of the whole tree.

@@ -1,7 +1,13 @@
 //! Directories: places in lazily made trees.
 
+mod changes;
 pub mod export;
 mod fields;
+pub(crate) mod merge;
+pub(crate) mod patch;
+pub(crate) mod replace;
+pub(crate) mod search;
+pub(crate) mod stat;
 
 use std::sync::Arc;
 
@@ -10,7 +16,7 @@ use store::Snapshot;
 
 pub use fields::bind;
 pub(crate) use fields::{
-    copy_dir, copy_file, file_mode, file_target, removal, subdirectory, subfile,
+    Copy, copy_dir, copy_file, file_mode, file_target, removal, subdirectory, subfile,
 };
 
 use crate::{
@@ -84,6 +90,12 @@ impl Tree {
     /// This place after an edit of the whole tree.
     #[must_use]
     pub fn edited(&self, edit: Edit, sources: Vec<Output>) -> Self {
+        self.edited_from(edit, sources.into_iter().map(Some).collect())
+    }
+
+    /// The same; an edit that takes several trees can take empty ones.
+    #[must_use]
+    pub fn edited_from(&self, edit: Edit, sources: Vec<Option<Output>>) -> Self {
         Self {
             output: Some(Node::edit(self.output.clone(), edit, sources)),
             path: self.path.clone(),

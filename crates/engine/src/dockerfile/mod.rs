@@ -237,6 +237,7 @@ async fn ignoring(ctx: &Ctx, context: Directory, file: &str) -> Result<Directory
         exclude,
         owner: None,
         mode: None,
+        git_ignore: false,
     };
     Ok(Directory {
         tree: Tree::empty().edited(edit, context.tree.output.clone().into_iter().collect()),

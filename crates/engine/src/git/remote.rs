@@ -282,7 +282,7 @@ impl Access {
         }
         match address.transport {
             Transport::Ssh => access.open_ssh(ctx, repository, ssh_host).await?,
-            Transport::Http | Transport::Https => access.log_in(ctx, repository)?,
+            Transport::Http | Transport::Https => access.log_in(ctx, repository).await?,
             Transport::Git => {}
         }
         Ok(access)
@@ -332,9 +332,9 @@ impl Access {
         Ok(())
     }
 
-    fn log_in(&mut self, ctx: &Ctx, repository: &Repository) -> Result<(), Error> {
+    async fn log_in(&mut self, ctx: &Ctx, repository: &Repository) -> Result<(), Error> {
         if let Some(header) = &repository.header {
-            let value = header.value(ctx)?;
+            let value = header.fetch(ctx).await?;
             let text = std::str::from_utf8(value.reveal().trim_ascii())
                 .ok()
                 .filter(|t| !t.chars().any(char::is_control))
@@ -357,7 +357,7 @@ impl Access {
                 .push(("http.followRedirects".to_owned(), "false".to_owned()));
             self.asked = true;
         } else if let Some(token) = &repository.token {
-            let value = token.value(ctx)?;
+            let value = token.fetch(ctx).await?;
             let user = match &*repository.username {
                 "" => TOKEN_USER,
                 user => user,

@@ -39,8 +39,9 @@ pub fn bind(b: &mut Binder) {
         Ok(inv.object(Host))
     });
     b.bind("Query.blob", Memo::Session, blob);
-    b.bind("Host.directory", Memo::Client, directory);
-    b.bind("Host.file", Memo::Client, file);
+    b.bind("Host.directory", Memo::ClientUnless("noCache"), directory);
+    b.bind("Host.file", Memo::ClientUnless("noCache"), file);
+    b.bind("Host.findUp", Memo::ClientUnless("noCache"), find_up);
     b.bind("Host.setSecretFile", Memo::Never, set_secret_file);
     b.bind("Host.unixSocket", Memo::Client, unix_socket);
     b.bind("Query.socket", Memo::Session, socket_by_id);
@@ -110,6 +111,7 @@ async fn directory(inv: Invocation<Ctx>) -> Answer {
         path,
         include: owned(inv.args.strings("include")),
         exclude: owned(inv.args.strings("exclude")),
+        git_ignore: inv.args.bool("gitignore"),
     };
     let uploaded = upload::upload(&inv.ctx, &wanted).await?;
     Ok(Value::Object(uploaded_object(uploaded)))
@@ -137,6 +139,7 @@ async fn file(inv: Invocation<Ctx>) -> Answer {
         path: parent,
         include: vec![literal_pattern(&name)],
         exclude: vec![],
+        git_ignore: false,
     };
     let object = uploaded_object(upload::upload(&inv.ctx, &wanted).await?);
     let dir = object
@@ -175,6 +178,38 @@ async fn not_a_file(ctx: &Ctx, path: &str) -> Option<Error> {
         PathKind::Other => "it is a pipe or a device, not a regular file",
     };
     Some(Error::user(what))
+}
+
+/// `findUp`: from the client's working directory up to the root.
+async fn find_up(inv: Invocation<Ctx>) -> Answer {
+    let name = inv.args.str("name");
+    if name.is_empty() || name.contains('/') {
+        return Err(Error::user(format!("`{name}` is no name to look for")));
+    }
+    let mut at = paths::join("/", &inv.ctx.client.info.workdir);
+    loop {
+        let path = paths::join(&at, name);
+        let request = LinkRequest::Stat {
+            path: path.as_str().into(),
+            follow: false,
+        };
+        let mut stream = inv
+            .ctx
+            .client
+            .link
+            .open(request)
+            .await
+            .map_err(|e| link_error(&e))?;
+        match read_status::<wire::link::PathStat>(&mut stream).await {
+            Ok(_) => return Ok(Value::string(path)),
+            Err(e) if e.kind == wire::LinkErrorKind::NotFound => {}
+            Err(e) => return Err(link_error(&e)),
+        }
+        if at == "/" {
+            return Ok(Value::Null);
+        }
+        at = paths::join(&at, "..");
+    }
 }
 
 async fn set_secret_file(inv: Invocation<Ctx>) -> Answer {

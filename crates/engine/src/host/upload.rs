@@ -40,6 +40,8 @@ pub(super) struct Wanted {
     pub(super) path: String,
     pub(super) include: Vec<String>,
     pub(super) exclude: Vec<String>,
+    /// Leave out, too, what `.gitignore` files name.
+    pub(super) git_ignore: bool,
 }
 
 /// An uploaded tree and the digest of its content.
@@ -65,6 +67,7 @@ async fn transfer(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error> {
         &wanted.path,
         &wanted.include,
         &wanted.exclude,
+        wanted.git_ignore,
     ))
     .map_err(|e| Error::internal(format!("cannot name an upload: {e}")))?;
     let store = ctx.engine.store.clone();
@@ -81,6 +84,7 @@ async fn transfer(ctx: &Ctx, wanted: &Wanted) -> Result<Uploaded, Error> {
         path: wanted.path.as_str().into(),
         include: wanted.include.clone(),
         exclude: wanted.exclude.clone(),
+        git_ignore: wanted.git_ignore,
         known: old.as_ref().map(|(i, _)| wire::listing::hex(&i.listing)),
     };
     let mut stream = ctx

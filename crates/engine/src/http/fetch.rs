@@ -63,7 +63,7 @@ pub(super) async fn fetch(ctx: &Ctx, plan: &Plan) -> Result<Fetched, Error> {
         return Ok(plan.fetched(sha256, Node::given(&plan.content(sha256), snapshot)));
     }
     let authorization = match &plan.authorization {
-        Some(secret) => Some(secret.value(ctx)?),
+        Some(secret) => Some(secret.fetch(ctx).await?),
         None => None,
     };
     let served = match &plan.service {

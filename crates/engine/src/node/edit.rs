@@ -52,6 +52,8 @@ pub enum Edit {
         owner: Option<(u32, u32)>,
         /// New permission bits (of the file, or of the top directory).
         mode: Option<u32>,
+        /// Leave out, too, what `.gitignore` files of the source name.
+        git_ignore: bool,
     },
     /// Removes paths; wildcards allowed, missing ones are fine.
     Remove {
@@ -79,6 +81,93 @@ pub enum Edit {
     },
     /// What an instruction of a Dockerfile does to files. Sources come from the second input.
     Instruction(Arc<crate::dockerfile::FileStep>),
+    /// Gives a path and everything below it another owner.
+    Chown {
+        /// Where.
+        path: String,
+        /// `uid:gid`.
+        owner: (u32, u32),
+    },
+    /// Gives a path and everything below it these permission bits.
+    Chmod {
+        /// Where.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Makes to a directory what changed from the second input to the third.
+    Changes {
+        /// The directory.
+        at: String,
+        /// The directory of the second input.
+        before: String,
+        /// The directory of the third input.
+        after: String,
+    },
+    /// The same, but the directory was changed otherwise, too: from the fourth input, of which it is the outcome.
+    Merge {
+        /// The directory.
+        at: String,
+        /// The directory of the second input.
+        before: String,
+        /// The directory of the third input.
+        after: String,
+        /// The directory of the fourth input.
+        base: String,
+        /// What to do when both changed a file.
+        conflict: Conflict,
+    },
+    /// Applies a patch to a directory.
+    Patch {
+        /// The directory.
+        at: String,
+        /// The patch.
+        patch: Arc<[u8]>,
+    },
+    /// Applies the patch in a file of the second input.
+    PatchFile {
+        /// The directory.
+        at: String,
+        /// The file.
+        file: String,
+    },
+    /// Replaces text in a file.
+    Replace {
+        /// The file.
+        path: String,
+        /// What to look for.
+        search: String,
+        /// What to put there.
+        replacement: String,
+        /// Which of several.
+        which: Which,
+    },
+}
+
+/// What to do with a file that two sides changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// An error, even when the changes do not touch.
+    FailEarly,
+    /// An error when the same lines changed.
+    Fail,
+    /// Both versions, between lines that mark them.
+    Markers,
+    /// The version that is there.
+    Ours,
+    /// The version that comes.
+    Theirs,
+}
+
+/// Which of several equal texts to replace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// There may be one only.
+    Only,
+    /// Every one.
+    All,
+    /// The first from this line on, counted from 1.
+    FirstFrom(u64),
 }
 
 impl Edit {
@@ -116,6 +205,7 @@ impl Edit {
                 exclude,
                 owner: o,
                 mode,
+                git_ignore,
             } => {
                 h.str(if *kind == CopyKind::Dir {
                     "copy-dir"
@@ -128,6 +218,9 @@ impl Edit {
                 .list(exclude);
                 owner(h, o);
                 h.opt(mode.map(u64::from));
+                if *git_ignore {
+                    h.str("gitignore");
+                }
             }
             Self::Remove { paths } => {
                 h.str("remove").list(paths);
@@ -141,6 +234,45 @@ impl Edit {
             Self::Instruction(step) => step.add_to(h),
             Self::Symlink { target, path } => {
                 h.str("symlink").str(target).str(path);
+            }
+            Self::Chown { path, owner: o } => {
+                h.str("chown").str(path);
+                owner(h, &Some(*o));
+            }
+            Self::Chmod { path, mode } => {
+                h.str("chmod").str(path).num(u64::from(*mode));
+            }
+            Self::Changes { at, before, after } => {
+                h.str("changes").str(at).str(before).str(after);
+            }
+            Self::Merge {
+                at,
+                before,
+                after,
+                base,
+                conflict,
+            } => {
+                h.str("merge").str(at).str(before).str(after).str(base);
+                h.num(*conflict as u64);
+            }
+            Self::Patch { at, patch } => {
+                h.str("patch").str(at).bytes(patch);
+            }
+            Self::PatchFile { at, file } => {
+                h.str("patch-file").str(at).str(file);
+            }
+            Self::Replace {
+                path,
+                search,
+                replacement,
+                which,
+            } => {
+                h.str("replace").str(path).str(search).str(replacement);
+                h.opt(match which {
+                    Which::Only => None,
+                    Which::All => Some(0),
+                    Which::FirstFrom(line) => Some((*line).max(1)),
+                });
             }
         }
     }

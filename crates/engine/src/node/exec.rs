@@ -37,6 +37,8 @@ pub struct ExecPlan {
     pub argv: Vec<String>,
     /// Plain environment.
     pub env: Vec<(String, String)>,
+    /// Environment whose values are not part of the key.
+    pub volatile_env: Vec<(String, String)>,
     /// Environment from secrets.
     pub secret_env: Vec<(String, Secret)>,
     /// Absolute working directory.
@@ -53,6 +55,8 @@ pub struct ExecPlan {
     pub expect: Expect,
     /// Bytes for stdin; `None` is `/dev/null`.
     pub stdin: Option<Arc<[u8]>>,
+    /// File that is read as stdin, absolute.
+    pub redirect_stdin: Option<String>,
     /// File that also gets stdout, absolute.
     pub redirect_stdout: Option<String>,
     /// File that also gets stderr, absolute.
@@ -168,7 +172,14 @@ impl ExecPlan {
         }
         h.num(self.secret_env.len() as u64);
         for (k, s) in &self.secret_env {
-            h.str(k).str(&s.id.to_string());
+            h.str(k).str(&s.key.to_string());
+        }
+        if !self.volatile_env.is_empty() {
+            let names: Vec<&str> = self.volatile_env.iter().map(|(k, _)| k.as_str()).collect();
+            h.str("volatile").list(&names);
+        }
+        if let Some(path) = &self.redirect_stdin {
+            h.str("stdin-file").str(path);
         }
         h.str(&self.cwd)
             .str(&self.user)
@@ -213,7 +224,7 @@ impl ExecPlan {
                     owner,
                 } => h
                     .str("secret")
-                    .str(&secret.id.to_string())
+                    .str(&secret.key.to_string())
                     .num(u64::from(*mode))
                     .num((u64::from(owner.0) << 32) | u64::from(owner.1)),
                 PlannedSource::Socket { socket, owner } => h
@@ -299,16 +310,43 @@ pub struct ExecResult {
     pub stdout: Arc<[u8]>,
     /// Everything it wrote to stderr, secrets masked.
     pub stderr: Arc<[u8]>,
+    /// In which order: how many bytes came of stdout, then of stderr, and so on in turn.
+    pub order: Arc<[u32]>,
 }
 
 impl ExecResult {
     /// For the persistent cache.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(12 + self.stdout.len() + self.stderr.len());
+        let mut out = Vec::with_capacity(
+            20 + self.stdout.len() + self.stderr.len() + 4 * self.order.len(),
+        );
         out.extend_from_slice(&self.exit_code.to_le_bytes());
         out.extend_from_slice(&(self.stdout.len() as u64).to_le_bytes());
+        out.extend_from_slice(&(self.stderr.len() as u64).to_le_bytes());
         out.extend_from_slice(&self.stdout);
         out.extend_from_slice(&self.stderr);
+        for n in self.order.iter() {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+        out
+    }
+
+    /// Both streams as they came.
+    pub fn combined(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.stdout.len() + self.stderr.len());
+        let (mut stdout, mut stderr) = (&*self.stdout, &*self.stderr);
+        for (nth, n) in self.order.iter().enumerate() {
+            let from = if nth % 2 == 0 {
+                &mut stdout
+            } else {
+                &mut stderr
+            };
+            let (piece, rest) = from.split_at((*n as usize).min(from.len()));
+            out.extend_from_slice(piece);
+            *from = rest;
+        }
+        out.extend_from_slice(stdout);
+        out.extend_from_slice(stderr);
         out
     }
 
@@ -316,9 +354,17 @@ impl ExecResult {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (code, rest) = bytes.split_first_chunk::<4>()?;
         let (len, rest) = rest.split_first_chunk::<8>()?;
+        let (len2, rest) = rest.split_first_chunk::<8>()?;
         let len = usize::try_from(u64::from_le_bytes(*len)).ok()?;
-        let (stdout, stderr) = rest.split_at_checked(len)?;
+        let len2 = usize::try_from(u64::from_le_bytes(*len2)).ok()?;
+        let (stdout, rest) = rest.split_at_checked(len)?;
+        let (stderr, rest) = rest.split_at_checked(len2)?;
+        let (order, rest) = rest.as_chunks::<4>();
+        if !rest.is_empty() {
+            return None;
+        }
         Some(Self {
+            order: order.iter().map(|n| u32::from_le_bytes(*n)).collect(),
             exit_code: i32::from_le_bytes(*code),
             stdout: stdout.into(),
             stderr: stderr.into(),
@@ -334,9 +380,11 @@ mod tests {
     fn results_read_back() {
         let r = ExecResult {
             exit_code: 3,
-            stdout: b"out"[..].into(),
-            stderr: b""[..].into(),
+            stdout: b"onethree"[..].into(),
+            stderr: b"two"[..].into(),
+            order: [3, 3].into(),
         };
+        assert_eq!(r.combined(), b"onetwothree");
         assert_eq!(ExecResult::decode(&r.encode()), Some(r));
         assert_eq!(ExecResult::decode(b"xx"), None);
     }

@@ -8,7 +8,7 @@ mod solve;
 
 use std::sync::{Arc, OnceLock};
 
-pub use edit::{CopyKind, Edit};
+pub use edit::{Conflict, CopyKind, Edit, Which};
 use graph::error::Error;
 pub use solve::Outcome;
 use store::Snapshot;
@@ -170,7 +170,7 @@ impl Node {
 
     /// A process over `inputs`, the root filesystem first.
     pub fn exec(plan: ExecPlan, inputs: Vec<Option<Output>>) -> Arc<Self> {
-        let mut h = KeyHasher::new("exec");
+        let mut h = KeyHasher::new("exec 2");
         plan.add_to(&mut h);
         for i in &inputs {
             match i {
@@ -182,11 +182,11 @@ impl Node {
     }
 
     /// `base` changed by `edit`; `sources` are the trees the edit copies from.
-    pub fn edit(base: Option<Output>, edit: Edit, sources: Vec<Output>) -> Output {
+    pub fn edit(base: Option<Output>, edit: Edit, sources: Vec<Option<Output>>) -> Output {
         let mut h = KeyHasher::new("edit");
         edit.add_to(&mut h);
         let mut inputs = vec![base];
-        inputs.extend(sources.into_iter().map(Some));
+        inputs.extend(sources);
         for i in &inputs {
             match i {
                 Some(o) => h.output(o),

@@ -10,7 +10,10 @@ use super::{
     exec::ExecResult,
     made::{EDITS, Made},
 };
-use crate::{Ctx, container, directory::tree_error};
+use crate::{
+    Ctx, container,
+    directory::{merge, patch, replace, tree_error},
+};
 
 /// How many edits are applied to one draft at most.
 const BATCH_MAX: usize = 50_000;
@@ -271,15 +274,7 @@ impl Ctx {
         batch.reverse();
         let mut sources = Vec::with_capacity(batch.len());
         for node in &batch {
-            let of_node = futures::future::try_join_all(
-                node.inputs
-                    .iter()
-                    .skip(1)
-                    .flatten()
-                    .map(|o| self.evaluate(o)),
-            )
-            .await?;
-            sources.push(of_node.into_iter().next());
+            sources.push(self.inputs(node.inputs.get(1..).unwrap_or_default()).await?);
         }
         let store = self.engine.store.clone();
         let begun = Made::now();
@@ -299,7 +294,7 @@ impl Ctx {
                     let tree = draft.tree().map_err(|e| environment(&e))?;
                     for (node, source) in batch.iter().zip(&sources) {
                         let Op::Edit(edit) = &node.op else { continue };
-                        apply(&store, &tree, edit, parent.as_ref(), source.as_ref())?;
+                        apply(&store, &tree, edit, parent.as_ref(), source)?;
                     }
                 }
                 let snapshot = draft.commit().map_err(|e| environment(&e))?;
@@ -322,14 +317,19 @@ fn apply(
     tree: &Tree,
     edit: &Edit,
     base: Option<&Snapshot>,
-    source: Option<&Snapshot>,
+    sources: &[Snapshot],
 ) -> Result<(), Error> {
     let environment =
         |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
-    let source_tree = || {
-        source
+    let source_at = |nth: usize| {
+        sources
+            .get(nth)
             .map(|s| s.tree().map_err(|e| environment(&e)))
             .transpose()
+    };
+    let source_tree = || source_at(0);
+    let needed = |nth: usize| {
+        source_at(nth)?.ok_or_else(|| Error::internal("a change of files without what it takes"))
     };
     let result = match edit {
         Edit::WriteFile {
@@ -347,6 +347,7 @@ fn apply(
             exclude,
             owner,
             mode,
+            git_ignore,
         } => {
             let source = source_tree()?;
             let options = CopyOptions {
@@ -354,6 +355,7 @@ fn apply(
                 exclude: exclude.clone(),
                 owner: *owner,
                 mode: *mode,
+                git_ignore: *git_ignore,
                 ..CopyOptions::default()
             };
             match (kind, source) {
@@ -380,6 +382,35 @@ fn apply(
         Edit::Instruction(instruction) => {
             return instruction.apply(store, tree, source_tree()?.as_ref());
         }
+        Edit::Chown { path, owner } => tree.chown_all(path, owner.0, owner.1),
+        Edit::Chmod { path, mode } => tree.chmod_all(path, *mode),
+        Edit::Changes { at, before, after } => {
+            tree.apply_changes(at, (&needed(0)?, before), (&needed(1)?, after))
+        }
+        Edit::Merge {
+            at,
+            before,
+            after,
+            base,
+            conflict,
+        } => {
+            let (theirs_before, theirs_after, ours_before) = (needed(0)?, needed(1)?, needed(2)?);
+            let theirs = ((&theirs_before, before.as_str()), (&theirs_after, after.as_str()));
+            return merge::merge(tree, at, theirs, (&ours_before, base), *conflict);
+        }
+        Edit::Patch { at, patch } => return patch::apply(tree, at, patch),
+        Edit::PatchFile { at, file } => {
+            let patch = needed(0)?
+                .read_file(file, patch::PATCH_MAX)
+                .map_err(|e| tree_error(&e))?;
+            return patch::apply(tree, at, &patch);
+        }
+        Edit::Replace {
+            path,
+            search,
+            replacement,
+            which,
+        } => return replace::apply(tree, path, search, replacement, *which),
     };
     result.map_err(|e| tree_error(&e))
 }

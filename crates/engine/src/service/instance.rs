@@ -221,7 +221,7 @@ async fn begin(
     let bound = bind(ctx, &plan.services)
         .await
         .map_err(|e| e.context("start dependent services"))?;
-    let masked = prepare::masked(ctx, plan)?;
+    let masked = prepare::masked(ctx, plan).await?;
     let mut held = Held::default();
     let mounts = prepare::mounts(ctx, plan, &inputs, &mut held).await?;
     let mut network = ctx.engine.networking.take(&ctx.session).await?;

@@ -170,7 +170,15 @@ impl<C: Context> Solver<C> {
         match self.binding(field)?.memo {
             Memo::Session => Some(Key(call.digest().0, 0)),
             // 0 stands for the session.
-            Memo::Client => Some(Key(
+            Memo::ClientUnless(arg)
+                if call
+                    .args
+                    .iter()
+                    .any(|(n, v)| **n == *arg && *v == Literal::Bool(true)) =>
+            {
+                None
+            }
+            Memo::Client | Memo::ClientUnless(_) => Some(Key(
                 call.digest().0,
                 ctx.client_key().wrapping_add(1).max(1),
             )),

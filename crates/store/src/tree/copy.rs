@@ -45,6 +45,8 @@ pub struct CopyOptions {
     pub mode: Option<u32>,
     /// A change of the permission bits of all files and directories that are copied, as `chmod` makes it.
     pub modes: Option<Modes>,
+    /// Leaves out, too, what `.gitignore` files of the source name.
+    pub git_ignore: bool,
     /// What becomes of the top directory of [`Tree::copy_dir`].
     pub top: Top,
 }
@@ -57,6 +59,17 @@ pub enum Top {
     Replaced,
     /// One that was there stays as it is; a new one looks like the source.
     Kept,
+}
+
+impl CopyOptions {
+    fn filter(&self, source: &Tree, from: &[u8]) -> Result<Filter, TreeError> {
+        if !self.git_ignore {
+            return Ok(Filter::new(&self.include, &self.exclude)?);
+        }
+        let mut exclude = self.exclude.clone();
+        exclude.extend(source.git_ignored(from)?);
+        Ok(Filter::new(&self.include, &exclude)?)
+    }
 }
 
 impl Tree {
@@ -77,7 +90,7 @@ impl Tree {
     ) -> Result<(), TreeError> {
         let (from, to) = (from.as_ref(), to.as_ref());
         let copier = Copier::new(
-            Filter::new(&options.include, &options.exclude)?,
+            options.filter(source, from)?,
             options.owner,
         )
         .changing(options.modes.clone());
@@ -102,7 +115,7 @@ impl Tree {
         options: &CopyOptions,
     ) -> Result<bool, TreeError> {
         let copier = Copier::new(
-            Filter::new(&options.include, &options.exclude)?,
+            options.filter(source, from)?,
             options.owner,
         )
         .sharing();

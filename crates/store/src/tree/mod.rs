@@ -4,6 +4,7 @@
 //! with this root would resolve them. The functions that write are the API's operations on directories and files, with
 //! its rules for modes, owners and merging, and its error texts.
 
+mod change;
 mod copy;
 mod diff;
 mod digest;
@@ -31,6 +32,7 @@ use rustix::{
     io::Errno,
 };
 
+pub use change::{Change, What};
 pub use copy::{CopyOptions, Top};
 pub use list::Listed;
 pub(crate) use list::{is_empty_dir, names_of};
