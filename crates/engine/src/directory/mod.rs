@@ -8,6 +8,8 @@ pub(crate) mod patch;
 pub(crate) mod replace;
 pub(crate) mod search;
 pub(crate) mod stat;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
