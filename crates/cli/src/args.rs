@@ -59,10 +59,10 @@ pub struct Global {
     #[arg(long, global = true, value_enum)]
     pub progress: Option<ProgressFlag>,
     /// Open a terminal when an exec fails
-    #[arg(short, long, global = true, hide = true)]
+    #[arg(short, long, global = true)]
     pub interactive: bool,
     /// The command of that terminal
-    #[arg(long, global = true, hide = true, default_value = "/bin/sh")]
+    #[arg(long, global = true, default_value = "/bin/sh")]
     pub interactive_command: String,
     /// Open the trace in a browser
     #[arg(short, long, global = true, hide = true)]

@@ -113,9 +113,48 @@ fn pump(shared: &Shared, mut to: impl Write) {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.writing = true;
+        drop(state);
+        Hold::wait();
+        let mut state = shared.lock();
         let text = Vec::from(std::mem::take(&mut state.waiting));
         drop(state);
         let _ = to.write_all(&text).and_then(|()| to.flush());
+    }
+}
+
+/// How many have the terminal for themselves.
+static HELD: Mutex<usize> = Mutex::new(0);
+static RELEASED: Condvar = Condvar::new();
+
+/// Keeps progress off the screen as long as it lives: what comes waits, or is dropped when it is too much.
+pub struct Hold(());
+
+impl Hold {
+    /// Begins.
+    pub fn new() -> Self {
+        *HELD.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self(())
+    }
+
+    /// Waits until nobody has the terminal.
+    fn wait() {
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        while *held > 0 {
+            held = RELEASED.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        *HELD.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        RELEASED.notify_all();
     }
 }
 

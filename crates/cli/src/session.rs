@@ -182,6 +182,7 @@ pub fn client_info(
             .into_owned(),
         stable_id: stable_id(),
         interactive: false,
+        interactive_command: None,
         progress: true,
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),

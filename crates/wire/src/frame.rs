@@ -37,6 +37,8 @@ pub enum Kind {
     Begin = 11,
     /// A file of a read is not there.
     Missing = 12,
+    /// A terminal's new size: rows and columns, two bytes each, the lower one first.
+    Resize = 13,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             10 => Self::End,
             11 => Self::Begin,
             12 => Self::Missing,
+            13 => Self::Resize,
             _ => return None,
         })
     }

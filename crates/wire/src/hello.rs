@@ -80,6 +80,9 @@ pub struct ClientInfo {
     pub stable_id: String,
     /// A terminal can be opened.
     pub interactive: bool,
+    /// When a step fails, a terminal with this command is to be opened in what it left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interactive_command: Option<String>,
     /// [`ToClient::Progress`](crate::ToClient::Progress) is wanted.
     pub progress: bool,
     /// The user.

@@ -129,6 +129,9 @@ pub enum LinkRequest {
         /// Where it runs.
         workdir: RawPath,
     },
+    /// Lend the user's terminal: `Status<TerminalFacts>`, then frames: `Data` both ways, and `Resize` from the client. `Done`, or
+    /// the end of the stream, gives it back.
+    Terminal {},
     /// Credentials for a registry from the user's docker configuration: `Status<Option<Credentials>>`.
     DockerAuth {
         /// As in an image reference: `docker.io`, `localhost:5000`.
@@ -313,6 +316,17 @@ pub struct FileBytes {
 pub struct Exported {
     /// What was written: the destination.
     pub path: RawPath,
+}
+
+/// The answer to [`LinkRequest::Terminal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalFacts {
+    /// How many rows it has.
+    pub rows: u16,
+    /// How many columns it has.
+    pub columns: u16,
+    /// What kind it is, as `TERM` says.
+    pub term: String,
 }
 
 /// The answer to [`LinkRequest::Listen`].

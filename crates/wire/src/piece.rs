@@ -227,7 +227,7 @@ impl<'a> Piece<'a> {
             },
             Kind::Done => Self::Done,
             Kind::Fail => Self::Fail(take_error(rest)?),
-            Kind::Entries => return None,
+            Kind::Entries | Kind::Resize => return None,
         })
     }
 }

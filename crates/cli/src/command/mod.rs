@@ -53,6 +53,8 @@ pub struct Setup {
     pub nested: Option<Nested>,
     /// Where progress goes.
     pub stderr: Stderr,
+    /// The command of the terminal that is opened when a step fails.
+    pub interactive: Option<String>,
 }
 
 /// A variable of the environment; empty counts as unset.
@@ -103,6 +105,9 @@ impl Setup {
             files: Files::Allowed,
             nested: Nested::find(&env)?,
             stderr: Stderr::new(),
+            interactive: global
+                .interactive
+                .then(|| global.interactive_command.clone()),
         })
     }
 
@@ -114,6 +119,8 @@ impl Setup {
     ) -> ClientInfo {
         let mut info = client_info(version, labels, &self.workdir, token.to_owned());
         info.progress = self.detail != Detail::Silent;
+        info.interactive = self.interactive.is_some();
+        info.interactive_command.clone_from(&self.interactive);
         info
     }
 

@@ -105,6 +105,9 @@ pub fn plan(model: &Model, asked: &Asked, ids: &[String], output: Option<&str>) 
         many |= function.returns.lists > 0;
         if matches!(returned, Returned::Same(_)) {
             effects.push(nest(&chain, Some(&segment)));
+        } else if call.function == "terminal" && matches!(returned, Returned::Object(_)) {
+            // It gives back what it is opened in, and must not be opened twice.
+            effects.push(nest(&chain, Some(&format!("{segment}{{id}}"))));
         } else {
             chain.push(segment);
             path.push(call.function.clone());

@@ -14,6 +14,7 @@ pub mod read;
 mod reader;
 pub mod secret;
 pub mod stat;
+mod terminal;
 pub mod walk;
 
 use std::{
@@ -111,6 +112,7 @@ impl Server {
                 network,
                 pass,
             } => dial::listen(self, stream, conn, (network, &addr), pass).await,
+            LinkRequest::Terminal {} => terminal::lend(conn).await.map_err(Broken::Connection),
             LinkRequest::Unknown => {
                 let error = LinkError::new(
                     LinkErrorKind::Invalid,
@@ -269,7 +271,10 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
             export::file(conn, plan)
         }
         LinkRequest::LoadImage { name } => load::load(conn, &load::Place::of_process(), &name),
-        LinkRequest::Dial { .. } | LinkRequest::Listen { .. } | LinkRequest::Unknown => {
+        LinkRequest::Dial { .. }
+        | LinkRequest::Listen { .. }
+        | LinkRequest::Terminal {}
+        | LinkRequest::Unknown => {
             whole::<()>(
                 &mut conn,
                 Err(LinkError::new(

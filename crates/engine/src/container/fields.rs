@@ -8,7 +8,7 @@ use graph::{
     value::{Object, Value},
 };
 
-use super::{Container, Port, TerminalCommand, config, exec, files, from, import, mounts, output};
+use super::{Container, Port, TerminalCommand, config, exec, files, from, import, mounts, output, terminal};
 use crate::{
     Ctx,
     dispatch::Binder,
@@ -41,6 +41,7 @@ pub fn bind(b: &mut Binder) {
         Memo::Never,
         exec::combined_output,
     );
+    terminal::bind(b);
     b.bind("Container.exists", Memo::Never, files::exists);
     b.bind("Container.stat", Memo::Session, files::stat);
     b.bind("Container.withSymlink", Memo::Session, files::with_symlink);

@@ -13,6 +13,7 @@ pub(crate) mod owner;
 pub mod paths;
 pub(crate) mod prepare;
 pub mod run;
+pub(crate) mod terminal;
 
 use std::sync::Arc;
 

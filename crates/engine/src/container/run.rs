@@ -6,7 +6,7 @@ use graph::error::{Class, Error};
 use store::Snapshot;
 
 use super::{
-    paths,
+    paths, terminal,
     prepare::{self, Held, Masked, OutputTree, Place},
 };
 use crate::{
@@ -57,7 +57,7 @@ async fn run_step(
     step: &Step,
 ) -> Result<(Vec<Snapshot>, ExecResult), Error> {
     // A process that can ask for execs waits for them: it must not keep them from running.
-    let _slot = match plan.nesting {
+    let slot = match plan.nesting {
         true => None,
         false => Some(
             ctx.engine
@@ -178,14 +178,15 @@ async fn run_step(
         }
     }
     if !plan.expect.accepts(code) {
-        return Err(exec_error(
-            plan,
-            &unsuccessful(plan, code),
-            code,
-            &stdout,
-            &stderr,
-            &masked,
-        ));
+        let why = unsuccessful(plan, code);
+        if ctx.client.user().info.interactive_command.is_some() {
+            // A user may look around for long.
+            drop(slot);
+            let left = commit(ctx, std::mem::take(&mut held.drafts)).await;
+            drop(held);
+            terminal::after_failure(ctx, plan, left, &why).await;
+        }
+        return Err(exec_error(plan, &why, code, &stdout, &stderr, &masked));
     }
     let outputs = commit(ctx, std::mem::take(&mut held.drafts)).await?;
     Ok((
