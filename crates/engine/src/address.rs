@@ -31,13 +31,23 @@ pub(crate) fn bind(b: &mut Binder) {
     b.bind("Address.secret", Memo::Client, |inv| async move {
         root(&inv, "secret", vec![("uri", text(&inv)?)]).await
     });
-    b.bind("Address.directory", Memo::ClientUnless("noCache"), directory);
+    b.bind(
+        "Address.directory",
+        Memo::ClientUnless("noCache"),
+        directory,
+    );
     b.bind("Address.file", Memo::ClientUnless("noCache"), file);
     b.bind("Address.socket", Memo::Client, |inv| async move {
         let path = inv.this::<Address>()?.0.clone();
         let path = path.strip_prefix("unix://").unwrap_or(&path).to_owned();
         let host = host(&inv).await?;
-        select(&inv, &host, "unixSocket", vec![("path", Value::string(path))]).await
+        select(
+            &inv,
+            &host,
+            "unixSocket",
+            vec![("path", Value::string(path))],
+        )
+        .await
     });
     b.bind("Address.service", Memo::Client, service);
     b.bind("Address.gitRepository", Memo::Session, |inv| async move {
@@ -134,7 +144,15 @@ async fn directory(inv: Invocation<Ctx>) -> Answer {
         let found = object(git_ref(&inv, url, fragment.map(|f| f.0)).await?)?;
         let mut tree = object(select(&inv, &found, "tree", vec![]).await?)?;
         if let Some((_, path)) = fragment.filter(|f| !f.1.is_empty()) {
-            tree = object(select(&inv, &tree, "directory", vec![("path", Value::string(path))]).await?)?;
+            tree = object(
+                select(
+                    &inv,
+                    &tree,
+                    "directory",
+                    vec![("path", Value::string(path))],
+                )
+                .await?,
+            )?;
         }
         let mut filter = selection(&inv);
         filter.retain(|(n, _)| *n != "noCache");
@@ -204,7 +222,11 @@ mod tests {
 
     #[test]
     fn repositories_are_told_from_paths() {
-        for text in ["https://github.com/a/b", "git@github.com:a/b", "github.com/a/b.git#v1:sub"] {
+        for text in [
+            "https://github.com/a/b",
+            "git@github.com:a/b",
+            "github.com/a/b.git#v1:sub",
+        ] {
             assert!(is_git(text), "{text}");
         }
         for text in [".", "./a.git", "/a/b.git", "src", "github.com/a/b"] {

@@ -46,14 +46,20 @@ impl EnvFile {
                 .map(|(n, v)| (n.trim(), v.trim()))
                 .filter(|(n, _)| !n.is_empty())
                 .ok_or_else(|| {
-                    Error::user(format!("line {}: expected `NAME=value`, found `{line}`", nth + 1))
+                    Error::user(format!(
+                        "line {}: expected `NAME=value`, found `{line}`",
+                        nth + 1
+                    ))
                 })?;
             let mut value = value.to_owned();
             // A quoted value may go on over lines.
             if let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) {
                 while end_of_quote(&value, quote).is_none() {
                     let Some((_, more)) = lines.next() else {
-                        return Err(Error::user(format!("line {}: the quote has no end", nth + 1)));
+                        return Err(Error::user(format!(
+                            "line {}: the quote has no end",
+                            nth + 1
+                        )));
                     };
                     value.push('\n');
                     value.push_str(more);
@@ -151,7 +157,9 @@ fn expand(raw: &str, known: &[(String, String)]) -> String {
             Some((n, d)) => (n, d),
             None => (name, ""),
         };
-        let found = known.iter().find(|(n, v)| n == name && (default.is_empty() || !v.is_empty()));
+        let found = known
+            .iter()
+            .find(|(n, v)| n == name && (default.is_empty() || !v.is_empty()));
         Ok::<_, std::convert::Infallible>(found.map_or(default, |(_, v)| v).to_owned())
     };
     match paths::expand(&text, lookup) {
@@ -234,7 +242,8 @@ pub(crate) fn bind(b: &mut Binder) {
         let prefix = prefix.trim_end_matches('_').to_owned() + "_";
         let below = |name: &str| {
             let head = name.get(..prefix.len())?;
-            head.eq_ignore_ascii_case(&prefix).then(|| name[prefix.len()..].to_owned())
+            head.eq_ignore_ascii_case(&prefix)
+                .then(|| name[prefix.len()..].to_owned())
         };
         let variables = file
             .expanded()
@@ -294,8 +303,18 @@ mod tests {
         assert_eq!(get("F"), Some("one\ntwo"));
         assert_eq!(get("G"), Some("d"));
         assert_eq!(file.raw("B"), Some("\"x ${A} \\\"q\\\"\""));
-        assert!(EnvFile::parse("A=1\nnothing\n").expect_err("bad").message().contains("line 2"));
-        assert!(EnvFile::parse("A=\"x\n").expect_err("bad").message().contains("no end"));
+        assert!(
+            EnvFile::parse("A=1\nnothing\n")
+                .expect_err("bad")
+                .message()
+                .contains("line 2")
+        );
+        assert!(
+            EnvFile::parse("A=\"x\n")
+                .expect_err("bad")
+                .message()
+                .contains("no end")
+        );
     }
 
     #[test]

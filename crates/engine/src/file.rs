@@ -130,9 +130,7 @@ async fn with_replaced(inv: Invocation<Ctx>) -> Answer {
     let which = match (inv.args.bool("all"), inv.args.int("firstFrom")) {
         (true, None) => Which::All,
         (true, Some(_)) => {
-            return Err(Error::user(
-                "`all` and `firstFrom` cannot be used together",
-            ));
+            return Err(Error::user("`all` and `firstFrom` cannot be used together"));
         }
         (false, Some(line)) => Which::FirstFrom(u64::try_from(line).unwrap_or(0).max(1)),
         (false, None) => Which::Only,

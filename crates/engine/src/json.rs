@@ -76,7 +76,9 @@ pub(crate) fn bind(b: &mut Binder) {
     });
     b.bind("JSONValue.asArray", Memo::Session, |inv| async move {
         match &*inv.this::<JsonValue>()?.0 {
-            Json::Array(items) => Ok(inv.objects(items.iter().map(|v| JsonValue(Arc::new(v.clone()))))),
+            Json::Array(items) => {
+                Ok(inv.objects(items.iter().map(|v| JsonValue(Arc::new(v.clone())))))
+            }
             other => Err(is_not(other, "an array")),
         }
     });
@@ -124,7 +126,10 @@ async fn with_field(inv: Invocation<Ctx>) -> Answer {
         .await?;
     let path = inv.args.strings("path");
     if path.len() > DEPTH_MAX {
-        return Err(Error::user(format!("a path of {} fields is deeper than {DEPTH_MAX}", path.len())));
+        return Err(Error::user(format!(
+            "a path of {} fields is deeper than {DEPTH_MAX}",
+            path.len()
+        )));
     }
     let mut whole = (*inv.this::<JsonValue>()?.0).clone();
     let mut at = &mut whole;

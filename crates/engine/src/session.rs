@@ -13,8 +13,13 @@ use oci::registry::Access;
 use wire::ClientInfo;
 
 use crate::{
-    Ctx, link::ClientLink, network::SessionNetwork, node::Key, progress::Progress,
-    secret::{Plaintext, Source}, service::Services,
+    Ctx,
+    link::ClientLink,
+    network::SessionNetwork,
+    node::Key,
+    progress::Progress,
+    secret::{Plaintext, Source},
+    service::Services,
 };
 
 /// One user's connection: what it remembers and holds until it ends.

@@ -44,12 +44,8 @@ fn the_list_of_working_fields_is_current() {
             } else {
                 names.join(", ")
             };
-            writeln!(
-                page,
-                "| {on} | {done} of {} | {rest} |",
-                done + names.len()
-            )
-            .expect("a string");
+            writeln!(page, "| {on} | {done} of {} | {rest} |", done + names.len())
+                .expect("a string");
         }
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/api-coverage.md");

@@ -43,12 +43,7 @@ const NEW: OFlags = OFlags::WRONLY
 ///
 /// # Errors
 /// A broken connection, or what could not be written; the engine is told.
-pub fn tree(
-    mut conn: File,
-    dest: &Path,
-    wipe: bool,
-    gone: &[RawPath],
-) -> Result<(), Broken> {
+pub fn tree(mut conn: File, dest: &Path, wipe: bool, gone: &[RawPath]) -> Result<(), Broken> {
     let root = match prepare(dest, wipe, gone) {
         Ok(fd) => fd,
         Err(e) => return super::whole::<()>(&mut conn, Err(e)),
@@ -99,11 +94,18 @@ fn prepare(dest: &Path, wipe: bool, gone: &[RawPath]) -> Result<OwnedFd, LinkErr
 
 /// Removes a path below a directory, never through a link. What is not there, or only through a link, is fine.
 fn remove_path(dir: &OwnedFd, path: &[u8]) -> Result<(), Errno> {
-    let mut parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
+    let mut parts: Vec<&[u8]> = path
+        .split(|b| *b == b'/')
+        .filter(|p| !p.is_empty())
+        .collect();
     let Some(name) = parts.pop() else {
         return Ok(());
     };
-    if parts.iter().chain([&name]).any(|p| matches!(*p, b"." | b"..")) {
+    if parts
+        .iter()
+        .chain([&name])
+        .any(|p| matches!(*p, b"." | b".."))
+    {
         return Err(Errno::INVAL);
     }
     let mut at = dir.try_clone().map_err(|_| Errno::MFILE)?;

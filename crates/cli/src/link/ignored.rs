@@ -1,11 +1,6 @@
 //! What `.gitignore` files leave out of a listing.
 
-use std::{
-    fs::File,
-    io::Read,
-    os::unix::ffi::OsStrExt,
-    path::Path,
-};
+use std::{fs::File, io::Read, os::unix::ffi::OsStrExt, path::Path};
 
 use patterns::{GIT_IGNORE, GitIgnore, literal};
 

@@ -241,12 +241,8 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
         }
         LinkRequest::Read { root, paths } => read::read(&mut conn, root.as_path(), &paths),
         LinkRequest::ReadFile { path, max } => read::read_file(&mut conn, path.as_path(), max),
-        LinkRequest::SecretVariable { name } => {
-            read::answer(&mut conn, secret::variable(&name))
-        }
-        LinkRequest::SecretFile { path } => {
-            read::answer(&mut conn, secret::file(path.as_path()))
-        }
+        LinkRequest::SecretVariable { name } => read::answer(&mut conn, secret::variable(&name)),
+        LinkRequest::SecretFile { path } => read::answer(&mut conn, secret::file(path.as_path())),
         LinkRequest::SecretCommand { command, workdir } => read::answer(
             &mut conn,
             secret::command(&command, workdir.as_path(), None),
@@ -274,15 +270,13 @@ pub fn serve(mut conn: File, request: LinkRequest) -> Result<(), Broken> {
         LinkRequest::Dial { .. }
         | LinkRequest::Listen { .. }
         | LinkRequest::Terminal {}
-        | LinkRequest::Unknown => {
-            whole::<()>(
-                &mut conn,
-                Err(LinkError::new(
-                    LinkErrorKind::Invalid,
-                    "not a request about files",
-                )),
-            )
-        }
+        | LinkRequest::Unknown => whole::<()>(
+            &mut conn,
+            Err(LinkError::new(
+                LinkErrorKind::Invalid,
+                "not a request about files",
+            )),
+        ),
     }
 }
 

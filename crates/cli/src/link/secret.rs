@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use wire::{
-    LinkError, LinkErrorKind,
-    link::FileBytes,
-};
+use wire::{LinkError, LinkErrorKind, link::FileBytes};
 
 use super::{docker, read::small_file};
 
@@ -108,9 +105,17 @@ mod tests {
         };
         assert_eq!(run("printf 'a\\nb\\n'").as_deref(), Ok("a\nb"));
         let error = run("echo secret; exit 3").expect_err("it failed");
-        assert!(error.contains("failed") && !error.contains("secret;"), "{error}");
+        assert!(
+            error.contains("failed") && !error.contains("secret;"),
+            "{error}"
+        );
         let slow = command("sleep 60", Path::new("/"), Some(Duration::from_millis(20)));
         assert!(slow.expect_err("slow").message.contains("did not end"));
-        assert!(variable("SURELY_NOT_SET_HERE").expect_err("unset").message.contains("is not set"));
+        assert!(
+            variable("SURELY_NOT_SET_HERE")
+                .expect_err("unset")
+                .message
+                .contains("is not set")
+        );
     }
 }

@@ -1,9 +1,6 @@
 //! The user's terminal, lent to a process in a container.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::{
     fs::{Mode, OFlags},

@@ -6,8 +6,9 @@ use graph::error::{Class, Error};
 use store::Snapshot;
 
 use super::{
-    paths, terminal,
+    paths,
     prepare::{self, Held, Masked, OutputTree, Place},
+    terminal,
 };
 use crate::{
     Ctx,
@@ -195,7 +196,11 @@ async fn run_step(
             exit_code: code,
             stdout: stdout.into(),
             stderr: stderr.into(),
-            order: order.into_inner().unwrap_or_else(PoisonError::into_inner).0.into(),
+            order: order
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .0
+                .into(),
         },
     ))
 }
@@ -285,7 +290,10 @@ async fn read_redirect(
         tree.read_file(&at, STDIN_MAX)
             .map_err(|e| Error::from_chain(Class::User, &e))
     });
-    bytes.await.map(Into::into).map_err(|e| e.message().to_owned())
+    bytes
+        .await
+        .map(Into::into)
+        .map_err(|e| e.message().to_owned())
 }
 
 /// The tree that a redirect's file is in, and where in it.

@@ -182,11 +182,15 @@ pub(super) async fn after_failure(
         }
     }
     let said = prepare::shown(ctx, &plan, why);
-    let title = format!("\r\n{}\r\nThe step failed; this is a terminal in what it left. The step's error follows its end.\r\n", said.replace('\n', "\r\n"));
+    let title = format!(
+        "\r\n{}\r\nThe step failed; this is a terminal in what it left. The step's error follows its end.\r\n",
+        said.replace('\n', "\r\n")
+    );
     if let Err(e) = show(ctx, &user, plan, &outputs, &title).await {
-        ctx.session
-            .progress
-            .note(&format!("cannot open a terminal in the failed step: {}", e.message()));
+        ctx.session.progress.note(&format!(
+            "cannot open a terminal in the failed step: {}",
+            e.message()
+        ));
     }
 }
 
@@ -264,9 +268,9 @@ impl Screen {
         let refused = |e: wire::LinkError| crate::host::link_error(&e);
         let request = LinkRequest::Terminal {};
         let mut stream = client.link.open(request).await.map_err(refused)?;
-        let facts: TerminalFacts = read_status(&mut stream).await.map_err(|e| {
-            refused(e).context("cannot open a terminal")
-        })?;
+        let facts: TerminalFacts = read_status(&mut stream)
+            .await
+            .map_err(|e| refused(e).context("cannot open a terminal"))?;
         if !title.is_empty() {
             send(&mut stream, Kind::Data, title.as_bytes())
                 .await
@@ -349,7 +353,10 @@ impl Screen {
         };
         if shown {
             // Programs may close their terminal before they end.
-            if tokio::time::timeout(LAST_WORDS, child.wait()).await.is_err() {
+            if tokio::time::timeout(LAST_WORDS, child.wait())
+                .await
+                .is_err()
+            {
                 let _ = child.kill();
             }
         } else {
@@ -359,7 +366,10 @@ impl Screen {
         let _ = send(&mut to, Kind::Done, b"").await;
         match shown {
             true => Ok(()),
-            false => Err(Error::new(Class::Cancelled, "the client's terminal is gone")),
+            false => Err(Error::new(
+                Class::Cancelled,
+                "the client's terminal is gone",
+            )),
         }
     }
 }

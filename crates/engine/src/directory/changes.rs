@@ -90,10 +90,14 @@ pub(crate) fn bind(b: &mut Binder) {
         let id = inv.args.id("changes").cloned();
         merged(&inv, changes, id.into_iter().collect()).await
     });
-    b.bind("Changeset.withChangesets", Memo::Session, |inv| async move {
-        let changes = inv.this::<Changeset>()?.clone();
-        merged(&inv, changes, inv.args.ids("changes")).await
-    });
+    b.bind(
+        "Changeset.withChangesets",
+        Memo::Session,
+        |inv| async move {
+            let changes = inv.this::<Changeset>()?.clone();
+            merged(&inv, changes, inv.args.ids("changes")).await
+        },
+    );
     b.bind("DiffStat.path", Memo::Never, |inv| async move {
         Ok(Value::String(inv.this::<DiffStat>()?.path.clone()))
     });
@@ -290,7 +294,8 @@ async fn diff_stats(inv: Invocation<Ctx>) -> Answer {
     let stats = compare(&inv, |before, after| {
         let (mut stats, mut gone, mut come) = (Vec::new(), Vec::new(), Vec::new());
         files(before, after, &mut |c| {
-            let bytes = |side: &Option<patch::Side>| side.as_ref().map_or(&[][..], |s| &s.1).to_vec();
+            let bytes =
+                |side: &Option<patch::Side>| side.as_ref().map_or(&[][..], |s| &s.1).to_vec();
             let (added, removed) = patch::counts(&bytes(&c.old), &bytes(&c.new));
             let kind = match (&c.old, &c.new) {
                 (None, _) => "ADDED",
@@ -299,7 +304,9 @@ async fn diff_stats(inv: Invocation<Ctx>) -> Answer {
             };
             // Equal contents are told by their digest: the files themselves need not be kept.
             let digest = |side: &Option<patch::Side>| {
-                side.as_ref().filter(|s| !s.1.is_empty()).map(|s| (s.0, blake3::hash(&s.1)))
+                side.as_ref()
+                    .filter(|s| !s.1.is_empty())
+                    .map(|s| (s.0, blake3::hash(&s.1)))
             };
             match kind {
                 "ADDED" => come.push((stats.len(), digest(&c.new))),

@@ -73,7 +73,9 @@ fn parse(patch: &[u8]) -> Result<Vec<FilePatch>, String> {
             }
             // The names are ours to know: the part is read with plain ones.
             let mut hunks = b"--- a\n+++ b\n".to_vec();
-            lines[start + 2..at].iter().for_each(|l| hunks.extend_from_slice(l));
+            lines[start + 2..at]
+                .iter()
+                .for_each(|l| hunks.extend_from_slice(l));
             file.hunks = Some(hunks);
             continue;
         }
@@ -88,10 +90,16 @@ fn parse(patch: &[u8]) -> Result<Vec<FilePatch>, String> {
             file.new = None;
         } else if let Some(mode) = said.strip_prefix("new mode ") {
             file.mode = octal(mode);
-        } else if let Some(path) = said.strip_prefix("rename from ").or(said.strip_prefix("copy from ")) {
+        } else if let Some(path) = said
+            .strip_prefix("rename from ")
+            .or(said.strip_prefix("copy from "))
+        {
             file.copy = said.starts_with("copy");
             file.old = Some(unquote(path));
-        } else if let Some(path) = said.strip_prefix("rename to ").or(said.strip_prefix("copy to ")) {
+        } else if let Some(path) = said
+            .strip_prefix("rename to ")
+            .or(said.strip_prefix("copy to "))
+        {
             file.new = Some(unquote(path));
         } else if said.starts_with("GIT binary patch") || said.starts_with("Binary files ") {
             let of = file.new.as_ref().or(file.old.as_ref());
@@ -110,7 +118,13 @@ fn parse(patch: &[u8]) -> Result<Vec<FilePatch>, String> {
 /// The line after a hunk, by the numbers in its head.
 fn hunk_end(lines: &[&[u8]], head: usize) -> Result<usize, String> {
     let said = String::from_utf8_lossy(lines[head]).into_owned();
-    let bad = || format!("line {}: `{}` is no head of a hunk", head + 1, said.trim_end());
+    let bad = || {
+        format!(
+            "line {}: `{}` is no head of a hunk",
+            head + 1,
+            said.trim_end()
+        )
+    };
     let mut words = said.split(' ').skip(1);
     let mut count = |sign: char| -> Option<u64> {
         let range = words.next()?.strip_prefix(sign)?;
@@ -126,10 +140,18 @@ fn hunk_end(lines: &[&[u8]], head: usize) -> Result<usize, String> {
         match line.first() {
             Some(b'\\') => {}
             _ if old == 0 && new == 0 => return Ok(at),
-            Some(b' ' | b'\n' | b'\r') => (old, new) = (old.saturating_sub(1), new.saturating_sub(1)),
+            Some(b' ' | b'\n' | b'\r') => {
+                (old, new) = (old.saturating_sub(1), new.saturating_sub(1))
+            }
             Some(b'-') => old = old.saturating_sub(1),
             Some(b'+') => new = new.saturating_sub(1),
-            _ => return Err(format!("line {}: the hunk of line {} ends too early", at + 1, head + 1)),
+            _ => {
+                return Err(format!(
+                    "line {}: the hunk of line {} ends too early",
+                    at + 1,
+                    head + 1
+                ));
+            }
         }
         at += 1;
     }
@@ -240,8 +262,16 @@ fn apply_file(tree: &Tree, at: &str, patch: &FilePatch) -> Result<(), Error> {
         }
         Ok(paths::join(at, path))
     };
-    let old = patch.old.as_ref().map(|p| Ok::<_, Error>((p, inside(p)?))).transpose()?;
-    let new = patch.new.as_ref().map(|p| Ok::<_, Error>((p, inside(p)?))).transpose()?;
+    let old = patch
+        .old
+        .as_ref()
+        .map(|p| Ok::<_, Error>((p, inside(p)?)))
+        .transpose()?;
+    let new = patch
+        .new
+        .as_ref()
+        .map(|p| Ok::<_, Error>((p, inside(p)?)))
+        .transpose()?;
     let stat = match &old {
         Some((shown, path)) => Some(
             tree.lstat(path)
@@ -261,7 +291,10 @@ fn apply_file(tree: &Tree, at: &str, patch: &FilePatch) -> Result<(), Error> {
         _ => Ok(Vec::new()),
     }
     .map_err(|e| tree_error(&e))?;
-    let shown = new.as_ref().or(old.as_ref()).map_or("", |(p, _)| p.as_str());
+    let shown = new
+        .as_ref()
+        .or(old.as_ref())
+        .map_or("", |(p, _)| p.as_str());
     let after = match &patch.hunks {
         Some(hunks) => {
             let hunks = diffy::Patch::from_bytes(hunks).map_err(|e| bad(shown, &e.to_string()))?;
@@ -306,7 +339,11 @@ pub(crate) type Side = (u32, Vec<u8>);
 pub(crate) fn side(tree: &Tree, path: &str) -> Result<Option<Side>, store::TreeError> {
     Ok(match tree.lstat(path)? {
         Some(s) if s.kind == Kind::File => {
-            let mode = if s.mode & 0o100 == 0 { 0o100_644 } else { 0o100_755 };
+            let mode = if s.mode & 0o100 == 0 {
+                0o100_644
+            } else {
+                0o100_755
+            };
             Some((mode, tree.read_file(path, FILE_MAX)?))
         }
         Some(s) if s.kind == Kind::Symlink => Some((LINK, tree.read_link(path)?)),
@@ -398,10 +435,15 @@ mod tests {
                 (Some("g"), None, None)
             ]
         );
-        let plain = parse(b"--- old.txt\t2024\n+++ old.txt\t2025\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n").expect("a patch");
+        let plain = parse(b"--- old.txt\t2024\n+++ old.txt\t2025\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n")
+            .expect("a patch");
         assert_eq!(plain[0].new.as_deref(), Some("old.txt"));
         assert!(parse(b"hello").expect_err("none").contains("diff --git"));
-        assert!(parse(b"--- a\n+++ b\n@@ -1,2 +1 @@\n a\n").expect_err("cut").contains("too early"));
+        assert!(
+            parse(b"--- a\n+++ b\n@@ -1,2 +1 @@\n a\n")
+                .expect_err("cut")
+                .contains("too early")
+        );
     }
 
     #[test]

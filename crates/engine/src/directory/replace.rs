@@ -24,12 +24,15 @@ fn replaced(bytes: &[u8], search: &[u8], with: &[u8], which: Which) -> Result<Ve
             .map(|at| from + at)
     };
     let from = match which {
-        Which::FirstFrom(line) => start_of_line(bytes, line)
-            .ok_or_else(|| format!("there is no line {line}"))?,
+        Which::FirstFrom(line) => {
+            start_of_line(bytes, line).ok_or_else(|| format!("there is no line {line}"))?
+        }
         _ => 0,
     };
     let first = finder(from).ok_or_else(|| match which {
-        Which::FirstFrom(line) if line > 1 => format!("the text to replace is not there from line {line} on"),
+        Which::FirstFrom(line) if line > 1 => {
+            format!("the text to replace is not there from line {line} on")
+        }
         _ => "the text to replace is not there".to_owned(),
     })?;
     if which == Which::Only && finder(first + search.len()).is_some() {
@@ -83,14 +86,30 @@ mod tests {
     #[test]
     fn one_all_or_the_first_from_a_line() {
         let r = |text: &str, which| {
-            replaced(text.as_bytes(), b"ab", b"x", which).map(|b| String::from_utf8(b).expect("text"))
+            replaced(text.as_bytes(), b"ab", b"x", which)
+                .map(|b| String::from_utf8(b).expect("text"))
         };
         assert_eq!(r("1ab2", Which::Only).as_deref(), Ok("1x2"));
-        assert!(r("abab", Which::Only).expect_err("twice").contains("more than once"));
+        assert!(
+            r("abab", Which::Only)
+                .expect_err("twice")
+                .contains("more than once")
+        );
         assert_eq!(r("abab\nab", Which::All).as_deref(), Ok("xx\nx"));
-        assert_eq!(r("ab\nab\nab", Which::FirstFrom(2)).as_deref(), Ok("ab\nx\nab"));
-        assert!(r("ab\n", Which::FirstFrom(2)).expect_err("gone").contains("from line 2"));
-        assert!(r("ab", Which::FirstFrom(9)).expect_err("short").contains("no line 9"));
+        assert_eq!(
+            r("ab\nab\nab", Which::FirstFrom(2)).as_deref(),
+            Ok("ab\nx\nab")
+        );
+        assert!(
+            r("ab\n", Which::FirstFrom(2))
+                .expect_err("gone")
+                .contains("from line 2")
+        );
+        assert!(
+            r("ab", Which::FirstFrom(9))
+                .expect_err("short")
+                .contains("no line 9")
+        );
         assert!(r("b", Which::All).expect_err("gone").contains("not there"));
     }
 }

@@ -16,9 +16,7 @@ use graph::{
 };
 use grep_matcher::Matcher;
 use grep_regex::{RegexMatcher, RegexMatcherBuilder};
-use grep_searcher::{
-    BinaryDetection, Searcher, SearcherBuilder, Sink, SinkMatch,
-};
+use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkMatch};
 use ignore::{WalkBuilder, WalkState, overrides::OverrideBuilder};
 
 use super::{Directory, File, Tree, tree_error};
@@ -75,7 +73,10 @@ pub(crate) fn bind(b: &mut Binder) {
         let name = paths::base_name(&file.path).to_owned();
         let mut search = Search::of(&inv.args)?;
         let wanted = search.paths.is_empty()
-            || search.paths.iter().any(|p| matches!(paths::join("/", p).trim_start_matches('/'), "" | ".") || paths::join("/", p) == paths::join("/", &name));
+            || search.paths.iter().any(|p| {
+                matches!(paths::join("/", p).trim_start_matches('/'), "" | ".")
+                    || paths::join("/", p) == paths::join("/", &name)
+            });
         if !wanted {
             return Ok(inv.objects(Vec::<Hit>::new()));
         }
@@ -92,9 +93,11 @@ pub(crate) fn bind(b: &mut Binder) {
     b.bind("SearchResult.lineNumber", Memo::Never, |inv| async move {
         Ok(int(inv.this::<Hit>()?.line))
     });
-    b.bind("SearchResult.absoluteOffset", Memo::Never, |inv| async move {
-        Ok(int(inv.this::<Hit>()?.offset))
-    });
+    b.bind(
+        "SearchResult.absoluteOffset",
+        Memo::Never,
+        |inv| async move { Ok(int(inv.this::<Hit>()?.offset)) },
+    );
     b.bind("SearchResult.matchedLines", Memo::Never, |inv| async move {
         Ok(Value::String(inv.this::<Hit>()?.text.clone()))
     });
@@ -282,7 +285,10 @@ impl Search {
 fn leads_through_link(tree: &store::Tree, path: &str) -> Result<bool, store::TreeError> {
     let mut at = path.to_owned();
     while at != "/" {
-        if tree.lstat(&at)?.is_some_and(|s| s.kind == store::Kind::Symlink) {
+        if tree
+            .lstat(&at)?
+            .is_some_and(|s| s.kind == store::Kind::Symlink)
+        {
             return Ok(true);
         }
         at = paths::join(&at, "..");

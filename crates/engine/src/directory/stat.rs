@@ -129,7 +129,10 @@ async fn find_up(inv: Invocation<Ctx>) -> Answer {
             let mut at = start;
             loop {
                 let path = paths::join(&at, &name);
-                if tree.lstat(paths::join(&top, path.trim_start_matches('/')))?.is_some() {
+                if tree
+                    .lstat(paths::join(&top, path.trim_start_matches('/')))?
+                    .is_some()
+                {
                     return Ok(Some(path.trim_start_matches('/').to_owned()));
                 }
                 if at == "/" {

@@ -317,9 +317,8 @@ pub struct ExecResult {
 impl ExecResult {
     /// For the persistent cache.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(
-            20 + self.stdout.len() + self.stderr.len() + 4 * self.order.len(),
-        );
+        let mut out =
+            Vec::with_capacity(20 + self.stdout.len() + self.stderr.len() + 4 * self.order.len());
         out.extend_from_slice(&self.exit_code.to_le_bytes());
         out.extend_from_slice(&(self.stdout.len() as u64).to_le_bytes());
         out.extend_from_slice(&(self.stderr.len() as u64).to_le_bytes());

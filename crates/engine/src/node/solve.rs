@@ -274,7 +274,10 @@ impl Ctx {
         batch.reverse();
         let mut sources = Vec::with_capacity(batch.len());
         for node in &batch {
-            sources.push(self.inputs(node.inputs.get(1..).unwrap_or_default()).await?);
+            sources.push(
+                self.inputs(node.inputs.get(1..).unwrap_or_default())
+                    .await?,
+            );
         }
         let store = self.engine.store.clone();
         let begun = Made::now();
@@ -395,7 +398,10 @@ fn apply(
             conflict,
         } => {
             let (theirs_before, theirs_after, ours_before) = (needed(0)?, needed(1)?, needed(2)?);
-            let theirs = ((&theirs_before, before.as_str()), (&theirs_after, after.as_str()));
+            let theirs = (
+                (&theirs_before, before.as_str()),
+                (&theirs_after, after.as_str()),
+            );
             return merge::merge(tree, at, theirs, (&ours_before, base), *conflict);
         }
         Edit::Patch { at, patch } => return patch::apply(tree, at, patch),

@@ -11,12 +11,13 @@ use graph::{
 
 use super::{
     Binding, ContainerService, DEPTH_MAX, Forward, HostPorts, Kind, Service, Tunnel, add_binding,
+    health::Probe,
     healthcheck::{self, Healthcheck},
     hostname_of, ready, tunnel,
 };
 use crate::{
     Ctx,
-    container::{Container, config, exec::ExecArgs},
+    container::{Container, config, exec::ExecArgs, terminal::Screen},
     dispatch::Binder,
     node::{Op, exec::Expect},
 };
@@ -52,6 +53,7 @@ pub fn bind(b: &mut Binder) {
         |inv| async move { this_id(&inv) },
     );
     b.bind("Service.up", Memo::Never, up);
+    b.bind("Service.terminal", Memo::Never, terminal);
     b.bind("Service.withHostname", Memo::Session, with_hostname);
     b.bind("Service.withReadiness", Memo::Session, with_readiness);
     b.bind("Service.logs", Memo::Never, logs);
@@ -367,6 +369,52 @@ async fn stop(inv: Invocation<Ctx>) -> Answer {
         .stop(service.id, inv.args.bool("kill"))
         .await;
     this_id(&inv)
+}
+
+/// `terminal`: a command beside the service's process, which is started if it does not run.
+async fn terminal(inv: Invocation<Ctx>) -> Answer {
+    let service = inv.this::<Service>()?.clone();
+    let used = inv.ctx.session.services.acquire(&inv.ctx, &service).await?;
+    let commands = used.running().commands.as_ref().ok_or_else(|| {
+        Error::user("only a container's service has a place to open a terminal in")
+    })?;
+    let mut argv: Vec<String> = inv
+        .args
+        .strings("cmd")
+        .iter()
+        .map(|s| s.to_string())
+        .collect();
+    if argv.is_empty() {
+        argv.push("sh".to_owned());
+    }
+    let gone = || Error::user(format!("service {} has ended", service.hostname));
+    let screen = Screen::open(&inv.ctx.client, "").await?;
+    let (started, answer) = tokio::sync::oneshot::channel();
+    let probe = Probe {
+        argv,
+        terminal: Some(screen.facts.term.clone()),
+        started,
+    };
+    let child = match commands.send(probe).await {
+        Ok(()) => answer.await.map_err(|_| gone()),
+        Err(_) => Err(gone()),
+    };
+    match child {
+        Ok(Ok(child)) => screen.show(child).await?,
+        Ok(Err(why)) => {
+            let e = Error::user(format!("cannot open a terminal in the service: {why}"));
+            return Err(screen.refuse(e).await);
+        }
+        Err(e) => return Err(screen.refuse(e).await),
+    }
+    same(&inv)
+}
+
+/// The receiver itself.
+fn same(inv: &Invocation<Ctx>) -> Answer {
+    let this = inv.this.as_ref();
+    let this = this.ok_or_else(|| Error::internal("a field without a receiver"))?;
+    Ok(Value::Object(this.clone()))
 }
 
 async fn up(inv: Invocation<Ctx>) -> Answer {

@@ -32,6 +32,8 @@ const UDP_PATIENCE: Duration = Duration::from_secs(1);
 /// A command to be started in the container.
 pub(super) struct Probe {
     pub(super) argv: Vec<String>,
+    /// With a terminal of this kind.
+    pub(super) terminal: Option<String>,
     pub(super) started: oneshot::Sender<Result<Child, String>>,
 }
 
@@ -210,6 +212,7 @@ async fn command_succeeds(
         .probes
         .send(Probe {
             argv: argv.to_vec(),
+            terminal: None,
             started,
         })
         .await

@@ -167,9 +167,10 @@ async fn run(
         hostname: &service.hostname,
         pid: begun.child.pid(),
         door: begun.door.as_ref(),
-        probes,
+        probes: probes.clone(),
     };
     let ready = health::ready(&checks, &target, lines);
+    announce.commands = Some(probes);
     announce.process = begun.child.pidfd().try_clone_to_owned().ok();
     let tell = || announce.ready(begun.fqdn.clone(), begun.door.clone(), c.ports.to_vec());
     let life = supervise(
@@ -326,9 +327,12 @@ async fn supervise(
         return Ok(failed);
     }
     tell();
-    let end = tokio::select! {
-        exit = child.wait() => return Ok(Ended::Later(exit?, false)),
-        end = controls.end(None) => end,
+    let end = loop {
+        tokio::select! {
+            exit = child.wait() => return Ok(Ended::Later(exit?, false)),
+            end = controls.end(None) => break end,
+            Some(probe) = asked.recv() => probe_in(child, commands, probe),
+        }
     };
     if end == End::Terminate && child.signal(TERM).is_ok() {
         tokio::select! {
@@ -343,16 +347,26 @@ async fn supervise(
 
 /// Starts a command beside the service's process.
 fn probe_in(child: &Child, commands: &Commands, probe: Probe) {
+    let mut env = commands.env.clone();
+    if let Some(kind) = &probe.terminal {
+        let cwd = String::from_utf8_lossy(&commands.cwd);
+        for (name, value) in [("PS1", format!("dagger {cwd} $ ")), ("TERM", kind.clone())] {
+            let head = format!("{name}=");
+            if !env.iter().any(|e| e.starts_with(head.as_bytes())) {
+                env.push((head + &value).into_bytes());
+            }
+        }
+    }
     let spec = ExecSpec {
         argv: probe.argv.into_iter().map(String::into_bytes).collect(),
-        env: commands.env.clone(),
+        env,
         cwd: commands.cwd.clone(),
         user: commands.user.clone(),
         stdio: Stdio {
             stdin: None,
             stdout: None,
             stderr: None,
-            terminal: false,
+            terminal: probe.terminal.is_some(),
         },
         privileged: commands.privileged,
     };

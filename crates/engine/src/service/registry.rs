@@ -16,10 +16,13 @@ use graph::{
     error::{Class, Error},
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Door, Kind, Service, host, instance, output::Log, tunnel};
+use super::{Door, Kind, Service, health::Probe, host, instance, output::Log, tunnel};
 use crate::{Ctx, container::Port};
 
 /// How long a service stays after its last use: one exec is often followed by another.
@@ -71,6 +74,8 @@ pub struct Running {
     pub ended: CancellationToken,
     /// Its first process, where it has one: readable when that has ended.
     process: Option<OwnedFd>,
+    /// Starts commands beside its process, where it has one.
+    pub(super) commands: Option<mpsc::Sender<Probe>>,
 }
 
 impl Running {
@@ -323,6 +328,7 @@ fn spawn(ctx: Ctx, service: Service, mut controls: Controls, tell: watch::Sender
         );
         let mut announce = Announce {
             process: None,
+            commands: None,
             tell: &tell,
             ended: &controls.ended.clone(),
             state: &controls.state.clone(),
@@ -372,6 +378,8 @@ impl Drop for Gone {
 pub(super) struct Announce<'a> {
     /// The first process of what is announced.
     pub(super) process: Option<OwnedFd>,
+    /// Starts commands beside that process.
+    pub(super) commands: Option<mpsc::Sender<Probe>>,
     tell: &'a watch::Sender<Option<Outcome>>,
     ended: &'a CancellationToken,
     state: &'a Mutex<State>,
@@ -381,12 +389,13 @@ pub(super) struct Announce<'a> {
 impl Announce<'_> {
     /// It is.
     pub(super) fn ready(&mut self, hostname: String, door: Option<Door>, ports: Vec<Port>) {
-        let process = self.process.take();
+        let (process, commands) = (self.process.take(), self.commands.take());
         self.tell.send_replace(Some(Ok(Arc::new(Running {
             hostname,
             door,
             ports,
             process,
+            commands,
             ended: self.ended.clone(),
         }))));
     }

@@ -6,9 +6,16 @@ use patterns::{Filter, GIT_IGNORE, GitIgnore, literal};
 use rustix::fs::{AtFlags, Gid, OFlags, Uid};
 
 use super::{
-    Kind, Stat, Tree, TreeError, copy::Copier, diff::same, fstat, lstat, meta::own_and_mode,
-    meta::Owner, names_of, on, open_child_dir, path::{open_in, parts, relative},
-    remove::remove_any, walk::{DEPTH_MAX, Descend},
+    Kind, Stat, Tree, TreeError,
+    copy::Copier,
+    diff::same,
+    fstat, lstat,
+    meta::Owner,
+    meta::own_and_mode,
+    names_of, on, open_child_dir,
+    path::{open_in, parts, relative},
+    remove::remove_any,
+    walk::{DEPTH_MAX, Descend},
 };
 
 /// Largest `.gitignore` that counts.
@@ -58,10 +65,7 @@ impl Tree {
     ///
     /// # Errors
     /// When one of the directories is missing, or looking fails.
-    pub fn changes(
-        before: (&Tree, &str),
-        after: (&Tree, &str),
-    ) -> Result<Vec<Change>, TreeError> {
+    pub fn changes(before: (&Tree, &str), after: (&Tree, &str)) -> Result<Vec<Change>, TreeError> {
         let mut found = Vec::new();
         let mut pending = vec![Pair {
             path: Vec::new(),
