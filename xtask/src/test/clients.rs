@@ -81,13 +81,20 @@ pub(super) fn programs() -> PathBuf {
 
 pub(super) fn run(suite: &Suite, installed: &[Installed]) -> Result<Outcome> {
     let expected = files::read_text(&programs().join("expected.txt"))?;
-    let expected = &expected;
+    let newer_expected = files::read_text(&programs().join("expected_newer.txt"))?;
+    let (expected, newer_expected) = (&expected, &newer_expected);
     let wanted = |name: &str| suite.filter().is_none_or(|f| name.contains(f));
     suite.shell()?;
+    let newer: Vec<Installed> = installed.iter().filter_map(newer).collect();
     let mut jobs = Vec::new();
     for each in installed.iter().filter(|i| wanted(&i.name)) {
         jobs.push(Job::new(&each.name, move || {
             pipeline(suite, each, expected)
+        }));
+    }
+    for each in newer.iter().filter(|i| wanted(&i.name)) {
+        jobs.push(Job::new(&each.name, move || {
+            pipeline(suite, each, newer_expected)
         }));
     }
     for check in packages::CHECKS.iter().filter(|c| wanted(c.name)) {
@@ -112,6 +119,24 @@ pub(super) fn install(filter: Option<&str>, needed: impl Fn(&Client) -> bool) ->
 pub(super) fn timed(job: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let start = Instant::now();
     job().map(|()| start.elapsed())
+}
+
+/// The program that asks what only the newest clients ask, where there is one.
+fn newer(client: &Installed) -> Option<Installed> {
+    let newest = client.client.version == "0.21.7";
+    let scripted = matches!(
+        client.client.language,
+        Language::Python { .. } | Language::Node
+    );
+    let named = |part: &String| part.replace("pipeline", "newer");
+    (newest && scripted).then(|| Installed {
+        client: client.client,
+        name: format!("{}-newer", client.name),
+        program: client.program.as_ref().map_or_else(
+            |e| Err(e.clone()),
+            |parts| Ok(parts.iter().map(named).collect()),
+        ),
+    })
 }
 
 /// Runs one program and compares what it prints.

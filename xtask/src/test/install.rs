@@ -128,7 +128,9 @@ fn node(client: &Client, dir: &Path) -> Result<Vec<PathBuf>> {
     let source = programs().join("node/pipeline.mjs");
     let program = dir.join("pipeline.mjs");
     let text = files::read_text(&source)?;
-    cached(dir, &[client.version.to_owned(), text.clone()], || {
+    let newer = files::read_text(&programs().join("node/newer.mjs"))?;
+    let wanted = [client.version.to_owned(), text.clone(), newer.clone()];
+    cached(dir, &wanted, || {
         let manifest = serde_json::json!({
             "private": true, "type": "module", "dependencies": { "@dagger.io/dagger": client.version },
         });
@@ -138,6 +140,7 @@ fn node(client: &Client, dir: &Path) -> Result<Vec<PathBuf>> {
         )?;
         // Modules are looked for beside the program's file.
         files::write(&program, text.as_bytes())?;
+        files::write(&dir.join("newer.mjs"), newer.as_bytes())?;
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error"]);
         process::output(npm.current_dir(dir)).map(|_| ())
