@@ -57,14 +57,13 @@ impl World {
 
     /// `dagger query` of `tail` of a container with a shell, on a terminal of 33 rows.
     fn on_terminal(&self, flags: &str, tail: &str) -> Screen {
-        let document =
-            format!("{{ host {{ directory(path: \"/bin\", include: [\"busybox\"]) {{ id }} }} }}");
+        let document = "{ host { directory(path: \"/bin\", include: [\"busybox\"]) { id } } }";
         let out = self
             .environment(
                 Command::new(BODKIN)
                     .arg("query")
                     .arg("--doc")
-                    .arg(self.write(&document)),
+                    .arg(self.write(document)),
             )
             .output()
             .unwrap();

@@ -101,6 +101,7 @@ fn list(root: &Path, include: &[&str], exclude: &[&str]) -> (String, String) {
         path: path(root),
         include: own(include),
         exclude: own(exclude),
+        git_ignore: false,
         known: None,
     };
     let mut asked = ask(request);
@@ -210,6 +211,7 @@ fn an_unchanged_tree_is_answered_with_same_and_a_changed_one_is_not() {
             path: path(dir.path()),
             include: vec![],
             exclude: vec![],
+            git_ignore: false,
             known,
         })
         .status::<ListAnswer>()
@@ -249,6 +251,7 @@ fn what_cannot_be_listed_is_told() {
             path: path(&dir.path().join(name)),
             include: vec![],
             exclude,
+            git_ignore: false,
             known: None,
         };
         ask(request).status::<ListAnswer>().unwrap_err()
@@ -411,6 +414,7 @@ fn export(dest: &Path, wipe: bool, pieces: &[Piece<'_>]) -> Result<(), LinkError
     let mut asked = ask(LinkRequest::ExportTree {
         dest: path(dest),
         wipe,
+        remove: Vec::new(),
     });
     asked.status::<()>()?;
     asked.send(pieces);
@@ -648,4 +652,31 @@ fn a_file_is_exported_as_dagger_does() {
             .all(|n| !n.to_string_lossy().starts_with(".bodkin")),
         "{left:?}"
     );
+}
+
+#[test]
+fn an_export_removes_what_it_is_told_and_nothing_through_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    let dest = dir.path().join("dest");
+    fs::create_dir_all(outside.join("kept")).unwrap();
+    fs::create_dir_all(dest.join("gone/deep")).unwrap();
+    fs::write(dest.join("file"), "x").unwrap();
+    fs::write(dest.join("stays"), "x").unwrap();
+    std::os::unix::fs::symlink(&outside, dest.join("link")).unwrap();
+    let remove = |paths: &[&str]| {
+        let mut asked = ask(LinkRequest::ExportTree {
+            dest: path(&dest),
+            wipe: false,
+            remove: paths.iter().map(|p| RawPath::from(*p)).collect(),
+        });
+        asked.status::<()>()?;
+        asked.send(&[Piece::Done]);
+        asked.status::<Exported>()
+    };
+    remove(&["gone", "file", "nowhere/x", "link/kept"]).unwrap();
+    assert!(outside.join("kept").exists() && dest.join("stays").exists());
+    assert!(!dest.join("gone").exists() && !dest.join("file").exists());
+    assert!(remove(&["../outside"]).is_err());
+    assert!(outside.exists());
 }
