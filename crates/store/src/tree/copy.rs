@@ -89,11 +89,8 @@ impl Tree {
         options: &CopyOptions,
     ) -> Result<(), TreeError> {
         let (from, to) = (from.as_ref(), to.as_ref());
-        let copier = Copier::new(
-            options.filter(source, from)?,
-            options.owner,
-        )
-        .changing(options.modes.clone());
+        let copier = Copier::new(options.filter(source, from)?, options.owner)
+            .changing(options.modes.clone());
         let from_dir = source.open_source_dir(from)?;
         let kept = options.top == Top::Kept && self.stat(to)?.is_some_and(|s| s.is_dir());
         let top = self.make_top(to, options.owner)?;
@@ -114,11 +111,7 @@ impl Tree {
         to: &[u8],
         options: &CopyOptions,
     ) -> Result<bool, TreeError> {
-        let copier = Copier::new(
-            options.filter(source, from)?,
-            options.owner,
-        )
-        .sharing();
+        let copier = Copier::new(options.filter(source, from)?, options.owner).sharing();
         let from_dir = source.open_source_dir(from)?;
         match self.cover(below, to, options.owner)? {
             Some(top) => {
