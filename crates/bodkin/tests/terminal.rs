@@ -210,7 +210,7 @@ fn root_a_terminal_is_one() {
         .wait_for("/dev/pts/0");
     screen
         .wait_for("$ ")
-        .keys("echo be'g'un; busybox sleep 1000\n");
+        .keys("busybox sh -c 'echo be\"g\"un; exec busybox sleep 1000'\n");
     screen.wait_for("begun").keys("\u{3}");
     screen.wait_for("$ ").keys("exit 7\n");
     let (rest, ok) = screen.end();

@@ -227,6 +227,7 @@ impl Lowering<'_> {
         let plan = ExecPlan {
             argv: run.argv.clone(),
             env: mounts.env,
+            volatile_env: Vec::new(),
             secret_env: mounts.secret_env,
             cwd: run.cwd.clone(),
             user: run.user.clone(),
@@ -238,6 +239,7 @@ impl Lowering<'_> {
             mounts: mounts.planned,
             expect: Expect::Success,
             stdin: None,
+            redirect_stdin: None,
             redirect_stdout: None,
             redirect_stderr: None,
             privileged: run.privileged,
