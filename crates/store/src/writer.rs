@@ -133,7 +133,7 @@ impl Writer {
 
 struct Loop {
     db: Connection,
-    /// The last failure: said once, and by `flush`.
+    /// How the last changes failed: said once, and by `flush`.
     failed: Option<DbError>,
     /// No change was ever lost.
     whole: bool,
@@ -177,7 +177,10 @@ impl Loop {
             tracing::warn!(%error, "cannot record results; the cache works from memory until the next start");
         }
         self.whole &= result.is_ok();
-        self.failed = result.err();
+        // A flush alone changes nothing: it tells what became of the changes before it.
+        if batch.iter().any(|m| matches!(m, Message::Write(_))) {
+            self.failed = result.err();
+        }
         self.count += batch
             .iter()
             .filter(|m| matches!(m, Message::Write(w) if !matches!(w, Write::Meta(..))))

@@ -97,6 +97,11 @@ fn build() -> Option<World> {
         ip("link set wire0 up");
     })
     .expect("a configured outside");
+    let start = std::time::Instant::now();
+    while !ip_says("link show wire").contains("state UP") {
+        assert!(start.elapsed() < DEADLINE, "the wire does not come up");
+        std::thread::yield_now();
+    }
     let dir = tempfile::tempdir().expect("a directory");
     let resolv_conf = dir.path().join("resolv.conf");
     File::create(&resolv_conf)

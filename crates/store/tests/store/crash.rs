@@ -253,6 +253,7 @@ fn root_a_full_disk_is_an_error_and_not_the_end() {
         store.results().put(&key(n), &[], &[n; 3000], "");
     }
     assert!(store.flush().is_err());
+    assert!(store.flush().is_err(), "they are still not on the disk");
     assert_eq!(
         *store.results().get(&key(7)).unwrap().extra,
         [7; 3000],
