@@ -99,7 +99,7 @@ pub(crate) fn command(ctx: &Ctx, plan: &ExecPlan) -> String {
 }
 
 /// Masks the session's values of an exec's secrets. One that the session does not have is no reason to show nothing.
-fn shown(ctx: &Ctx, plan: &ExecPlan) -> Scrubber {
+pub(crate) fn shown(ctx: &Ctx, plan: &ExecPlan) -> Scrubber {
     let values: Vec<Plaintext> = secrets(plan).filter_map(|s| s.value(ctx).ok()).collect();
     Scrubber::for_texts(values.iter().map(Plaintext::reveal))
 }
