@@ -34,6 +34,8 @@ const RETRY: Duration = Duration::from_millis(1);
 const CONNECT: Duration = Duration::from_secs(15);
 /// A log beyond this is set aside when an engine is started.
 const LOG_LIMIT: u64 = 16 << 20;
+/// Bytes of the log that a failure shows.
+const LOG_BYTES: usize = 4096;
 /// Lines of the log that a failure shows.
 const LOG_TAIL: usize = 8;
 
@@ -239,7 +241,7 @@ fn check_owner(address: &Address, conn: &Conn) -> Result<(), ConnectError> {
 /// and everyone connects to that one.
 async fn start(address: &Address, place: &Place<'_>) -> Result<Conn, ConnectError> {
     let log = place.log_file();
-    let mut child = spawn(place, &log)?;
+    let (mut child, mut begin) = spawn(place, &log)?;
     let end = Instant::now() + START;
     let mut another_runs: Option<Instant> = None;
     loop {
@@ -251,7 +253,7 @@ async fn start(address: &Address, place: &Place<'_>) -> Result<Conn, ConnectErro
             None => {
                 if let Ok(Some(status)) = child.try_wait() {
                     if status.code() != Some(paths::EXIT_ANOTHER_RUNS.into()) {
-                        let (address, tail) = (address.clone(), tail(&log));
+                        let (address, tail) = (address.clone(), tail(&log, begin));
                         return Err(ConnectError::Ended {
                             status,
                             address,
@@ -263,13 +265,13 @@ async fn start(address: &Address, place: &Place<'_>) -> Result<Conn, ConnectErro
                 }
             }
             Some(since) if since.elapsed() > AGAIN => {
-                child = spawn(place, &log)?;
+                (child, begin) = spawn(place, &log)?;
                 another_runs = None;
             }
             Some(_) => {}
         }
         if Instant::now() > end {
-            let (address, tail) = (address.clone(), tail(&log));
+            let (address, tail) = (address.clone(), tail(&log, begin));
             return Err(ConnectError::Silent {
                 address,
                 log: log.display().to_string(),
@@ -281,8 +283,9 @@ async fn start(address: &Address, place: &Place<'_>) -> Result<Conn, ConnectErro
     }
 }
 
-/// Starts `engine` from this very executable, apart from this terminal and its environment.
-fn spawn(place: &Place<'_>, log: &Path) -> Result<Child, ConnectError> {
+/// Starts `engine` from this very executable, apart from this terminal and its environment. Also tells how long its log is
+/// already: what stands there is about earlier engines.
+fn spawn(place: &Place<'_>, log: &Path) -> Result<(Child, u64), ConnectError> {
     let state = place.state_dir();
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -303,6 +306,7 @@ fn spawn(place: &Place<'_>, log: &Path) -> Result<Child, ConnectError> {
         .open(log)
         .map_err(failed(log))?;
     let err = out.try_clone().map_err(failed(log))?;
+    let begin = out.metadata().map_err(failed(log))?.len();
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["engine", "--detached"])
@@ -312,18 +316,22 @@ fn spawn(place: &Place<'_>, log: &Path) -> Result<Child, ConnectError> {
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(err);
-    command.spawn().map_err(ConnectError::Spawn)
+    let child = command.spawn().map_err(ConnectError::Spawn)?;
+    Ok((child, begin))
 }
 
 fn inherited(name: &str) -> bool {
     INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
-/// The last lines of a log, each on a line of its own.
-fn tail(log: &Path) -> String {
+/// The last lines of what a log says from `begin` on, each on a line of its own.
+fn tail(log: &Path, begin: u64) -> String {
     let text = std::fs::read(log).unwrap_or_default();
+    // Behind its end it has been set aside, and what is there is new.
+    let begin = usize::try_from(begin).unwrap_or(0);
+    let new = text.get(begin..).unwrap_or(&text);
     let text = String::from_utf8_lossy(
-        text.get(text.len().saturating_sub(4096)..)
+        new.get(new.len().saturating_sub(LOG_BYTES)..)
             .unwrap_or_default(),
     )
     .into_owned();
@@ -419,6 +427,20 @@ impl AsyncWrite for Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_shows_the_log_of_its_own_attempt_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        std::fs::write(&log, "ready\nasked to stop\ncannot start\n").unwrap();
+        let begin = "ready\nasked to stop\n".len() as u64;
+        assert_eq!(tail(&log, begin), "\n  | cannot start");
+        assert_eq!(
+            tail(&log, 1 << 20),
+            "\n  | ready\n  | asked to stop\n  | cannot start"
+        );
+        assert_eq!(tail(&dir.path().join("none"), 0), "");
+    }
 
     #[test]
     fn secrets_of_the_environment_stay_out_of_the_engine() {

@@ -81,14 +81,19 @@ pub(crate) struct Shared {
 
 /// Runs the engine until it is told to stop. Errors go to stderr, one line.
 pub fn run(options: Options) -> ExitCode {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("BODKIN_LOG").unwrap_or_else(|_| "info".into());
+    let config = engine::config::Config::read(&options.config);
+    let level = config.as_ref().ok().and_then(|c| c.log_filter());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BODKIN_LOG")
+        .unwrap_or_else(|_| level.unwrap_or("info").into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    match try_run(options) {
+    match config
+        .map_err(RunError::from)
+        .and_then(|config| try_run(config, options))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Open(engine::engine::OpenError::Store {
             source: source @ store::OpenError::InUse { .. },
@@ -104,14 +109,13 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
-fn try_run(options: Options) -> Result<(), RunError> {
+fn try_run(config: engine::config::Config, options: Options) -> Result<(), RunError> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(RunError::Threads)?;
-    let config = engine::config::Config::read(&options.config)?;
     let result = runtime.block_on(async move {
         // The store's lock decides who is the engine; only then are sockets touched.
         let engine = Engine::open(config, &options.state_dir, Arc::new(nested::Api))?;

@@ -72,4 +72,8 @@ impl Context for Ctx {
     fn current_span(&self) -> u64 {
         self.span
     }
+
+    fn told(&self, error: Error) -> Error {
+        self.session.told(error)
+    }
 }

@@ -268,7 +268,7 @@ impl PrivateVolume {
 /// The engine's own runtime, or the OCI runtime that the configuration names.
 fn open_runtime(config: &Config, run_dir: &Path) -> Result<Arc<dyn sandbox::Runtime>, OpenError> {
     match config.runtime.as_deref() {
-        None | Some("native") => Ok(Arc::new(
+        None | Some(crate::config::NATIVE) => Ok(Arc::new(
             sandbox::Native::new().map_err(|e| OpenError::Sandbox(e.into()))?,
         )),
         Some(program) => Ok(Arc::new(sandbox::Runc::new(program, run_dir))),

@@ -140,6 +140,7 @@ async fn start(config: &config::Network) -> Option<Arc<Network>> {
     if let Some(cidr) = &config.cidr {
         match cidr.parse() {
             Ok(subnet) => wanted.subnet = subnet,
+            // A configuration from a file has been checked.
             Err(e) => tracing::warn!("`network.cidr` is not used: {e}"),
         }
     }

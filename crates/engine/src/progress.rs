@@ -2,9 +2,10 @@
 //! never the engine's time.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -13,6 +14,8 @@ use std::{
 use graph::{call::Call, error::Error};
 use tokio::sync::mpsc;
 use wire::ProgressEvent;
+
+use crate::{scrub::Veil, session::shortened};
 
 /// Events waiting for a slow reader at most.
 const QUEUE: usize = 4096;
@@ -57,6 +60,8 @@ struct Inner {
     next: AtomicU64,
     events: mpsc::Sender<ProgressEvent>,
     spans: Mutex<VecDeque<Span>>,
+    /// What must not be seen.
+    veil: OnceLock<Arc<Mutex<Veil>>>,
 }
 
 impl Progress {
@@ -68,9 +73,25 @@ impl Progress {
                 next: AtomicU64::new(1),
                 events,
                 spans: Mutex::default(),
+                veil: OnceLock::new(),
             })),
             rx,
         )
+    }
+
+    /// Masks these secrets in names, notes and errors from now on. Output has been masked by who read it.
+    pub(crate) fn veil(&self, veil: Arc<Mutex<Veil>>) {
+        // A progress belongs to one session.
+        let _ = self.0.veil.set(veil);
+    }
+
+    fn veiled<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let veil = self.0.veil.get();
+        let masked = veil.and_then(|v| v.lock().unwrap_or_else(PoisonError::into_inner).text(text));
+        match shortened(masked.as_deref().unwrap_or(text)) {
+            Some(short) => Cow::Owned(short),
+            None => masked.map_or(Cow::Borrowed(text), Cow::Owned),
+        }
     }
 
     fn open(&self, name: Arc<str>, parent: u64) -> u64 {
@@ -99,7 +120,7 @@ impl Progress {
         {
             span.ended = Some(Instant::now());
             span.cached = cached;
-            span.error = error.map(|e| e.message().to_owned());
+            span.error = error.map(|e| self.veiled(e.message()).into_owned());
         }
     }
 
@@ -121,6 +142,7 @@ impl Progress {
 
     /// Something worth a line begins.
     pub fn step(&self, name: &str, parent: u64) -> Step {
+        let name = &*self.veiled(name);
         let id = self.open(name.into(), parent);
         self.send(ProgressEvent::StepStarted {
             id,
@@ -137,6 +159,7 @@ impl Progress {
 
     /// Something worth a line was answered from the cache.
     pub fn step_cached(&self, name: &str, parent: u64) {
+        let name = &*self.veiled(name);
         let id = self.open(name.into(), parent);
         self.close(id, true, None);
         self.send(ProgressEvent::StepCached {
@@ -149,7 +172,7 @@ impl Progress {
     /// One sentence for the user.
     pub fn note(&self, text: &str) {
         self.send(ProgressEvent::Note {
-            text: text.to_owned(),
+            text: self.veiled(text).into_owned(),
         });
     }
 
@@ -207,7 +230,7 @@ impl Step {
             id: self.id,
             millis: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             cancelled,
-            error: error.map(|e| e.message().to_owned()),
+            error: error.map(|e| self.progress.veiled(e.message()).into_owned()),
         });
     }
 }

@@ -1,15 +1,24 @@
-//! Replaces secret values by `***` in streams, across chunk borders.
+//! Replaces secret values by `***` in streams, across chunk borders, and in what is said of them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use graph::call::Digest;
+
+use crate::secret::Plaintext;
 
 /// What a secret is shown as.
 const MASK: &[u8] = b"***";
 /// Shortest line of a multi-line secret that is masked by itself.
 const MIN_LINE: usize = 6;
 
-/// A streaming replacer. Holds back only what may be the beginning of a secret.
-#[derive(Debug)]
+/// Shortest secret of a session that is masked in every error: shorter ones are parts of ordinary words.
+const MIN_ANYWHERE: usize = 4;
+
+/// A streaming replacer. Holds back only what may be the beginning of a secret. Cheap to clone.
+#[derive(Clone)]
 pub struct Scrubber {
     /// What to mask, the longest first.
-    patterns: Vec<Box<[u8]>>,
+    patterns: Arc<[Box<[u8]>]>,
     /// Which bytes a pattern begins with.
     first: [bool; 256],
     held: Vec<u8>,
@@ -18,20 +27,41 @@ pub struct Scrubber {
 impl Scrubber {
     /// Masks these values, their whitespace-trimmed forms and, of multi-line ones, each line of some length.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut patterns: Vec<&[u8]> = Vec::new();
+        let mut patterns: Vec<Box<[u8]>> = Vec::new();
         for s in secrets {
-            let trimmed = s.trim_ascii();
-            patterns.push(s);
-            patterns.push(trimmed);
-            if trimmed.contains(&b'\n') {
-                patterns.extend(
-                    trimmed
-                        .split(|b| *b == b'\n')
-                        .map(<[u8]>::trim_ascii)
-                        .filter(|l| l.len() >= MIN_LINE),
-                );
+            patterns.extend(parts(s).into_iter().map(Box::from));
+        }
+        Self::of(patterns)
+    }
+
+    /// Masks these values in texts too that say what they are: as messages show them, with what cannot be printed replaced or
+    /// escaped.
+    pub fn for_texts<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut patterns: Vec<Box<[u8]>> = Vec::new();
+        for s in secrets {
+            for part in parts(s) {
+                let text = String::from_utf8_lossy(part);
+                let replaced = |by: char| -> String {
+                    text.chars()
+                        .map(|c| if c.is_control() { by } else { c })
+                        .collect()
+                };
+                for form in [
+                    text.to_string(),
+                    replaced('\u{fffd}'),
+                    replaced(' '),
+                    text.escape_debug().to_string(),
+                    text.replace('\0', "\\0"),
+                ] {
+                    patterns.push(form.into_bytes().into());
+                }
+                patterns.push(part.into());
             }
         }
+        Self::of(patterns)
+    }
+
+    fn of(mut patterns: Vec<Box<[u8]>>) -> Self {
         patterns.retain(|p| !p.trim_ascii().is_empty());
         patterns.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
         patterns.dedup();
@@ -40,7 +70,7 @@ impl Scrubber {
             first[usize::from(*b)] = true;
         }
         Self {
-            patterns: patterns.into_iter().map(Box::from).collect(),
+            patterns: patterns.into(),
             first,
             held: Vec::new(),
         }
@@ -66,7 +96,7 @@ impl Scrubber {
         'bytes: while let Some(byte) = self.held.get(at) {
             if self.first[usize::from(*byte)] {
                 let rest = &self.held[at..];
-                for p in &self.patterns {
+                for p in self.patterns.iter() {
                     if rest.starts_with(p) {
                         out.extend_from_slice(MASK);
                         at += p.len();
@@ -90,6 +120,70 @@ impl Scrubber {
         let mut out = self.push(text.as_bytes());
         out.extend(self.finish());
         String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+impl std::fmt::Debug for Scrubber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scrubber(…)")
+    }
+}
+
+/// What of a secret is masked: all of it, without white space around it, and each of its lines of some length.
+fn parts(secret: &[u8]) -> Vec<&[u8]> {
+    let trimmed = secret.trim_ascii();
+    let mut parts = vec![secret, trimmed];
+    if trimmed.contains(&b'\n') {
+        parts.extend(
+            trimmed
+                .split(|b| *b == b'\n')
+                .map(<[u8]>::trim_ascii)
+                .filter(|l| l.len() >= MIN_LINE),
+        );
+    }
+    parts
+}
+
+/// All secrets of a session, for what leaves the engine about it.
+#[derive(Debug, Default)]
+pub struct Veil {
+    secrets: HashMap<Digest, Plaintext>,
+    /// Made when first needed, and anew when there are more secrets.
+    scrubber: Option<Scrubber>,
+}
+
+impl Veil {
+    /// A secret's value.
+    pub fn get(&self, id: Digest) -> Option<Plaintext> {
+        self.secrets.get(&id).cloned()
+    }
+
+    /// Adds a secret, or changes it.
+    pub fn set(&mut self, id: Digest, value: Plaintext) {
+        self.secrets.insert(id, value);
+        self.scrubber = None;
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A text with all values masked; `None` when there is nothing to mask.
+    pub fn text(&mut self, text: &str) -> Option<String> {
+        if self.secrets.is_empty() {
+            return None;
+        }
+        let secrets = &self.secrets;
+        let scrubber = self.scrubber.get_or_insert_with(|| {
+            let long = secrets
+                .values()
+                .map(Plaintext::reveal)
+                .filter(|s| s.trim_ascii().len() >= MIN_ANYWHERE);
+            Scrubber::for_texts(long)
+        });
+        let masked = scrubber.clone().text(text);
+        (masked != text).then_some(masked)
     }
 }
 
@@ -124,6 +218,42 @@ mod tests {
         let key = "-----BEGIN-----\nabcdefgh\n-----END-----\n";
         assert_eq!(in_chunks(&[key], "x abcdefgh y", 3), "x *** y");
         assert_eq!(in_chunks(&[key], key, 5), "***");
+    }
+
+    #[test]
+    fn secrets_are_masked_as_messages_show_them() {
+        let secret = "Nul\0tail\"x";
+        let mut scrubber = Scrubber::for_texts([secret.as_bytes()]);
+        for shown in [
+            secret.to_owned(),
+            "Nul\u{fffd}tail\"x".to_owned(),
+            "Nul tail\"x".to_owned(),
+            format!("{secret:?}"),
+            "Nul\\0tail\"x".to_owned(),
+        ] {
+            let masked = scrubber.text(&format!("path {shown}: no"));
+            assert!(
+                !masked.contains("Nul") && !masked.contains("tail"),
+                "{masked}"
+            );
+        }
+        let mut binary = Scrubber::for_texts([&b"ab\xffcd"[..]]);
+        assert_eq!(binary.text("x ab\u{fffd}cd y"), "x *** y");
+    }
+
+    #[test]
+    fn a_veil_covers_all_secrets_but_not_short_ones() {
+        let id = |n| Digest(n);
+        let mut veil = Veil::default();
+        assert_eq!(veil.text("hunter2"), None);
+        veil.set(id(1), Plaintext::new(&b"hunter2"[..]));
+        veil.set(id(2), Plaintext::new(&b"1"[..]));
+        assert_eq!(veil.text("exit code: 1"), None);
+        assert_eq!(veil.text("/x/hunter2: no").as_deref(), Some("/x/***: no"));
+        veil.set(id(1), Plaintext::new(&b"other-value"[..]));
+        assert_eq!(veil.text("other-value").as_deref(), Some("***"));
+        veil.clear();
+        assert_eq!(veil.text("other-value"), None);
     }
 
     #[test]

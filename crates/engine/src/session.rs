@@ -18,6 +18,7 @@ use crate::{
     network::SessionNetwork,
     node::Key,
     progress::Progress,
+    scrub::Veil,
     secret::{Plaintext, Source},
     service::Services,
 };
@@ -38,7 +39,7 @@ pub struct Session {
     pub repositories: crate::git::Known,
     /// What it has fetched over HTTP.
     pub fetched: crate::http::Seen,
-    secrets: Mutex<HashMap<Digest, Plaintext>>,
+    veil: Arc<Mutex<Veil>>,
     /// Where values that were not needed yet are kept.
     secret_sources: Mutex<HashMap<Digest, Source>>,
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
@@ -66,6 +67,26 @@ pub struct Client {
 
 /// Most steps that are shown as cached per session; more are not news.
 const MAX_SHOWN: usize = 20_000;
+/// Most bytes of a message at each end of what is left out.
+const MESSAGE_END: usize = 16 << 10;
+
+/// The beginning and the end of a text that is too long to be read; `None` for others.
+pub(crate) fn shortened(text: &str) -> Option<String> {
+    let between = text
+        .len()
+        .checked_sub(2 * MESSAGE_END)
+        .filter(|n| *n > 64)?;
+    let (first, last) = (
+        text.floor_char_boundary(MESSAGE_END),
+        text.ceil_char_boundary(text.len() - MESSAGE_END),
+    );
+    Some(format!(
+        "{} [… {between} bytes …] {}",
+        text.get(..first)?,
+        text.get(last..)?
+    ))
+}
+
 /// Most failures remembered per session.
 const MAX_FAILURES: usize = 10_000;
 
@@ -76,6 +97,8 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     /// A session without clients.
     pub fn new(id: String, solver: Arc<graph::solve::Solver<Ctx>>, progress: Progress) -> Self {
+        let veil = Arc::<Mutex<Veil>>::default();
+        progress.veil(veil.clone());
         Self {
             id,
             solver,
@@ -84,7 +107,7 @@ impl Session {
             services: Services::default(),
             repositories: crate::git::Known::default(),
             fetched: crate::http::Seen::default(),
-            secrets: Mutex::default(),
+            veil,
             secret_sources: Mutex::default(),
             registry_auth: Mutex::default(),
             registry_access: Mutex::default(),
@@ -95,12 +118,42 @@ impl Session {
 
     /// A secret's value.
     pub fn secret(&self, id: Digest) -> Option<Plaintext> {
-        lock(&self.secrets).get(&id).cloned()
+        lock(&self.veil).get(id)
     }
 
     /// Sets a secret's value; the same name again overwrites.
     pub fn set_secret(&self, id: Digest, value: Plaintext) {
-        lock(&self.secrets).insert(id, value);
+        lock(&self.veil).set(id, value);
+    }
+
+    /// What a client is told of an error: without the values of the session's secrets, and of bearable length.
+    pub fn told(&self, error: Error) -> Error {
+        let mut veil = lock(&self.veil);
+        let masked = veil.text(error.message());
+        let command = error.extensions().and_then(|e| e.get("cmd"));
+        let command: Option<Vec<serde_json::Value>> =
+            command.and_then(|c| c.as_array()).map(|args| {
+                let mask = |a: &serde_json::Value| {
+                    let masked = a.as_str().and_then(|a| veil.text(a));
+                    masked.map_or_else(|| a.clone(), Into::into)
+                };
+                args.iter().map(mask).collect()
+            });
+        drop(veil);
+        let whole = masked.as_deref().unwrap_or(error.message());
+        let error = match (masked.is_some(), shortened(whole)) {
+            (false, None) => error.clone(),
+            (_, Some(short)) => error.with_message(short),
+            (true, None) => error.with_message(whole),
+        };
+        let extensions = error.extensions().cloned();
+        match (command, extensions) {
+            (Some(command), Some(mut extensions)) => {
+                extensions.insert("cmd".into(), command.into());
+                error.with_extensions(extensions)
+            }
+            _ => error,
+        }
     }
 
     /// Where a secret's value can be got.
@@ -143,7 +196,7 @@ impl Session {
         self.fetched.forget();
         self.repositories.forget();
         engine.networking.close_session(&self.network);
-        lock(&self.secrets).clear();
+        lock(&self.veil).clear();
         lock(&self.secret_sources).clear();
         lock(&self.registry_auth).clear();
     }

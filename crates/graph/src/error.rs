@@ -66,6 +66,16 @@ impl Error {
         }))
     }
 
+    /// The same error in other words. Keeps class and extensions.
+    #[must_use]
+    pub fn with_message(&self, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner {
+            class: self.0.class,
+            message: message.into(),
+            extensions: self.0.extensions.clone(),
+        }))
+    }
+
     /// The same error with its message put behind `prefix: `. Keeps class and extensions.
     #[must_use]
     pub fn context(&self, prefix: impl std::fmt::Display) -> Self {

@@ -28,6 +28,12 @@ pub trait Context: Clone + Send + Sync + 'static {
 
     /// The span this context is in; 0 at the top.
     fn current_span(&self) -> u64;
+
+    /// An error as the client may see it: the last word before it leaves.
+    #[must_use]
+    fn told(&self, error: Error) -> Error {
+        error
+    }
 }
 
 /// How long a field's result is remembered.

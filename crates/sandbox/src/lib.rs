@@ -5,7 +5,9 @@
 //! An executable that uses it calls [`init::maybe_run`] first thing in `main`.
 
 pub mod agent;
+mod ca;
 mod caps;
+mod check;
 mod child;
 pub mod dns;
 mod error;

@@ -77,8 +77,12 @@ pub(crate) fn find(
             name: shown(name),
             looked_in: looked_in.into(),
         };
+        let unfit = |errno| StartError::NotExecutable {
+            name: shown(name),
+            source: std::io::Error::from_raw_os_error(errno),
+        };
         return match rooted::open(root, &absolute(name), OFlags::PATH) {
-            Ok(fd) if rooted::is_dir(&fd).unwrap_or(false) => Err(unknown("it is a directory")),
+            Ok(fd) if rooted::is_dir(&fd).unwrap_or(false) => Err(unfit(libc::EISDIR)),
             // Links of procfs are for the kernel to follow at execution.
             Ok(_) => Ok(vec![name.clone()]),
             Err(e)
@@ -87,9 +91,7 @@ pub(crate) fn find(
             {
                 Err(unknown("no such file"))
             }
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR)) => {
-                Err(unknown("its directory is a file"))
-            }
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR)) => Err(unfit(libc::ENOTDIR)),
             Err(_) => Ok(vec![name.clone()]),
         };
     }

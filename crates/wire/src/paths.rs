@@ -31,30 +31,42 @@ pub enum Address {
 
 /// An address nobody understands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot use the address `{0}`: expected unix:///path or tcp://host:port")]
-pub struct AddressError(String);
+#[error("cannot use the address `{address}`: {problem}expected unix:///path or tcp://host:port")]
+pub struct AddressError {
+    address: String,
+    /// What is wrong with it, as a phrase before `expected`.
+    problem: &'static str,
+}
 
 impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let bad = || AddressError(text.to_owned());
+        let bad = |problem| AddressError {
+            address: text.to_owned(),
+            problem,
+        };
         if let Some(path) = text.strip_prefix("unix://") {
             return if path.is_empty() {
-                Err(bad())
+                Err(bad("the path is missing; "))
             } else {
                 Ok(Self::Unix(path.into()))
             };
         }
-        let host = text.strip_prefix("tcp://").ok_or_else(bad)?;
-        let port = host
-            .rsplit_once(':')
-            .filter(|(name, _)| !name.is_empty())
-            .map(|(_, p)| p.parse::<u16>());
-        if matches!(port, Some(Ok(_))) {
-            Ok(Self::Tcp(host.to_owned()))
-        } else {
-            Err(bad())
+        let host = text.strip_prefix("tcp://").ok_or_else(|| bad(""))?;
+        // What is in brackets is an address with colons of its own.
+        let name_end = host.rfind(']').map_or(0, |at| at + 1);
+        match host.get(name_end..).unwrap_or_default().rsplit_once(':') {
+            None if host.is_empty() => Err(bad("host and port are missing; ")),
+            None => Err(bad("the port is missing; ")),
+            Some((name, _)) if name_end == 0 && name.is_empty() => {
+                Err(bad("the host is missing; "))
+            }
+            Some((_, "")) => Err(bad("the port is missing; ")),
+            Some((_, port)) if port.parse::<u16>().is_err() => {
+                Err(bad("the port is no number from 0 to 65535; "))
+            }
+            Some(_) => Ok(Self::Tcp(host.to_owned())),
         }
     }
 }
@@ -148,6 +160,39 @@ mod tests {
             place.state_dir().display().to_string(),
             place.socket().display().to_string(),
         )
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_used_say_why() {
+        let said = |text: &str| match text.parse::<Address>() {
+            Ok(address) => {
+                assert_eq!(address.to_string(), text);
+                String::new()
+            }
+            Err(e) => e.problem.to_owned(),
+        };
+        for fine in [
+            "unix:///k",
+            "tcp://h:1",
+            "tcp://127.0.0.1:8080",
+            "tcp://[::1]:1",
+        ] {
+            assert_eq!(said(fine), "", "{fine}");
+        }
+        assert_eq!(said("tcp://nohost"), "the port is missing; ");
+        assert_eq!(said("tcp://nohost:"), "the port is missing; ");
+        assert_eq!(said("tcp://[::1]"), "the port is missing; ");
+        assert_eq!(said("tcp://"), "host and port are missing; ");
+        assert_eq!(said("tcp://:1"), "the host is missing; ");
+        assert_eq!(
+            said("tcp://h:99999"),
+            "the port is no number from 0 to 65535; "
+        );
+        assert_eq!(said("unix://"), "the path is missing; ");
+        assert_eq!(
+            "nohost".parse::<Address>().unwrap_err().to_string(),
+            "cannot use the address `nohost`: expected unix:///path or tcp://host:port"
+        );
     }
 
     #[test]

@@ -51,17 +51,7 @@ impl ExecArgs {
             127
         };
         let expect = match a.get("expect") {
-            Value::List(codes) => Expect::Codes(
-                codes
-                    .iter()
-                    .map(|c| match c {
-                        Value::Int(i @ 0..=255) => Ok(*i as i32),
-                        other => Err(Error::user(format!(
-                            "expected exit codes from 0 to 255, got {other:?}"
-                        ))),
-                    })
-                    .collect::<Result<_, _>>()?,
-            ),
+            Value::List(codes) => Expect::Codes(exit_codes(codes)?),
             _ => match a.str("expect") {
                 "FAILURE" => Expect::Failure,
                 "ANY" => Expect::Any(any_max),
@@ -107,6 +97,25 @@ impl ExecArgs {
             init: true,
         }
     }
+}
+
+/// The exit codes of `expect`.
+fn exit_codes(codes: &[Value]) -> Result<Vec<i32>, Error> {
+    if codes.is_empty() {
+        return Err(Error::user(
+            "`expect` of `withExec` is an empty list, so that no exit code would do: name one, or ANY",
+        ));
+    }
+    let code = |c: &Value| match c {
+        Value::Int(i @ 0..=255) => Ok(*i as i32),
+        Value::Int(i) => Err(Error::user(format!(
+            "`expect` of `withExec` names the exit code {i}: exit codes go from 0 to 255"
+        ))),
+        _ => Err(Error::user(
+            "`expect` of `withExec` takes exit codes, whole numbers from 0 to 255",
+        )),
+    };
+    codes.iter().map(code).collect()
 }
 
 impl Container {

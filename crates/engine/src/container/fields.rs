@@ -279,8 +279,27 @@ async fn env_variables(inv: Invocation<Ctx>) -> Answer {
     Ok(inv.objects(pairs(&inv.this::<Container>()?.config.env)))
 }
 
+/// Refuses what is no name of an environment variable: the process would see another one, or none.
+fn check_variable(inv: &Invocation<Ctx>) -> Result<(), Error> {
+    let name = inv.args.str("name");
+    let problem = if name.is_empty() {
+        "it is empty"
+    } else if name.contains('=') {
+        "it contains `=`"
+    } else if name.contains('\0') {
+        "it contains a NUL byte"
+    } else {
+        return Ok(());
+    };
+    Err(Error::user(format!(
+        "`{}` cannot set an environment variable with the name {name:?}: {problem}",
+        inv.call.field
+    )))
+}
+
 async fn with_env_variable(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
+    check_variable(&inv)?;
     let value = c.text_arg(&inv, "value")?;
     Ok(inv.object(c.configured(|k| config::set(&mut k.env, inv.args.str("name"), &value))))
 }
@@ -316,6 +335,7 @@ async fn without_env_variable(inv: Invocation<Ctx>) -> Answer {
 }
 
 async fn with_secret_variable(inv: Invocation<Ctx>) -> Answer {
+    check_variable(&inv)?;
     let mut c = inv.this::<Container>()?.clone();
     let secret: Secret = inv
         .ctx

@@ -76,6 +76,9 @@ pub(crate) async fn resolve(ctx: &Ctx, address: &str, platform: &str) -> Result<
             .map_err(|e| Error::from_chain(Class::Environment, &e))
     };
     let resolved = ctx.with_room(resolve).await?;
+    if let Some(note) = unfit(&platform, &resolved.platform, &reference) {
+        ctx.session.progress.note(&note);
+    }
     let pinned = resolved.reference.to_string();
     let run = serde_json::to_value(&resolved.config.config)
         .map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;
@@ -112,9 +115,37 @@ pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
     Ok(Value::Object(Object::new("Container", call, after)))
 }
 
+/// What is said when an image is for another platform than asked for: an image without an index is taken whatever it is for,
+/// as it always was.
+fn unfit(wanted: &Platform, found: &Platform, image: &Reference) -> Option<String> {
+    (wanted.preference(found).is_none()).then(|| {
+        format!(
+            "{image} is an image for {found}, not for {wanted}, and there is no other by that name"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_for_another_platform_is_told() {
+        let image = Reference::parse("alpine:3").expect("a reference");
+        let said = |wanted: &str, found: &str| {
+            let platform = |text: &str| text.parse::<Platform>().expect("a platform");
+            unfit(&platform(wanted), &platform(found), &image)
+        };
+        assert_eq!(said("linux/amd64", "linux/amd64"), None);
+        assert_eq!(said("linux/arm64", "linux/arm/v7"), None);
+        assert_eq!(
+            said("linux/arm64", "linux/amd64").as_deref(),
+            Some(
+                "docker.io/library/alpine:3 is an image for linux/amd64, not for linux/arm64, and there is no other by that name"
+            )
+        );
+        assert!(said("foo/bar", "linux/amd64").is_some());
+    }
 
     #[test]
     fn credentials_are_for_hosts() {

@@ -14,6 +14,8 @@ pub mod paths;
 pub(crate) mod prepare;
 pub mod run;
 pub(crate) mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -54,6 +54,11 @@ impl Masked {
     pub(crate) fn scrubber(&self) -> Scrubber {
         Scrubber::new(self.0.iter().map(Plaintext::reveal))
     }
+
+    /// A masker for what is said of the process.
+    pub(crate) fn texts(&self) -> Scrubber {
+        Scrubber::for_texts(self.0.iter().map(Plaintext::reveal))
+    }
 }
 
 /// The names a process has and knows, and its way to others.
@@ -79,16 +84,24 @@ pub(crate) struct Prepared {
     pub(crate) stderr: OwnedFd,
 }
 
-/// How an exec is shown and recorded.
+/// How an exec is shown and recorded: `withExec go test`, shortened, or as where it comes from says.
 pub(crate) fn label(ctx: &Ctx, plan: &ExecPlan) -> String {
-    shown(ctx, plan, &plan.label())
+    match &plan.origin {
+        Some(origin) => shown(ctx, plan).text(&origin.text),
+        None => format!("withExec {}", command(ctx, plan)),
+    }
 }
 
-/// A text about an exec with the session's values of its secrets masked. A secret that the session does not have is no
-/// reason to show nothing.
-pub(crate) fn shown(ctx: &Ctx, plan: &ExecPlan, text: &str) -> String {
+/// Program and arguments on one line, shortened, without secrets.
+pub(crate) fn command(ctx: &Ctx, plan: &ExecPlan) -> String {
+    let mut scrubber = shown(ctx, plan);
+    plan.command(|argument| scrubber.text(argument))
+}
+
+/// Masks the session's values of an exec's secrets. One that the session does not have is no reason to show nothing.
+pub(crate) fn shown(ctx: &Ctx, plan: &ExecPlan) -> Scrubber {
     let values: Vec<Plaintext> = secrets(plan).filter_map(|s| s.value(ctx).ok()).collect();
-    Scrubber::new(values.iter().map(Plaintext::reveal)).text(text)
+    Scrubber::for_texts(values.iter().map(Plaintext::reveal))
 }
 
 /// All secrets the process will see.
@@ -322,8 +335,13 @@ pub(crate) fn unknown_program(plan: &ExecPlan, e: &StartError) -> Option<(String
         StartError::UnknownProgram { name, .. } if plan.init => {
             format!("[dumb-init] {name}: No such file or directory")
         }
-        StartError::NotExecutable { name, .. } if plan.init => {
-            format!("[dumb-init] {name}: Permission denied")
+        StartError::NotExecutable { name, source } if plan.init => {
+            let why = match source.kind() {
+                std::io::ErrorKind::IsADirectory => "Is a directory",
+                std::io::ErrorKind::NotADirectory => "Not a directory",
+                _ => "Permission denied",
+            };
+            format!("[dumb-init] {name}: {why}")
         }
         _ => return None,
     };

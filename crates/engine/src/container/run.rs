@@ -24,6 +24,8 @@ use crate::{
 const OUTPUT_MAX: usize = 256 << 20;
 /// Most bytes of one stream that an error carries; what is longer keeps its end.
 const ERROR_OUTPUT_MAX: usize = 100 * 1024;
+/// Most bytes of a command that an error's text shows; its extensions have all of it.
+const COMMAND_MAX: usize = 8 << 10;
 /// The hostname of every exec: constant, so that it cannot break caching.
 const HOSTNAME: &str = "bodkin";
 
@@ -122,7 +124,8 @@ async fn run_step(
             let Some((said, code)) = prepare::unknown_program(plan, &e) else {
                 return Err(fail(&prepare::not_started(plan, &e)));
             };
-            let said = masked.scrubber().text(&said);
+            let said = masked.texts().text(&said);
+            step.output(Stream::Stderr, format!("{said}\n").as_bytes());
             if plan.expect.accepts(code) {
                 let outputs = commit(ctx, std::mem::take(&mut held.drafts)).await?;
                 let result = ExecResult {
@@ -135,7 +138,7 @@ async fn run_step(
             }
             return Err(exec_error(
                 plan,
-                &unsuccessful(plan, code),
+                &unsuccessful(plan, code, &masked),
                 code,
                 b"",
                 said.as_bytes(),
@@ -179,7 +182,7 @@ async fn run_step(
         }
     }
     if !plan.expect.accepts(code) {
-        let why = unsuccessful(plan, code);
+        let why = unsuccessful(plan, code, &masked);
         if ctx.client.user().info.interactive_command.is_some() {
             // A user may look around for long.
             drop(slot);
@@ -246,11 +249,22 @@ fn lock(order: &Mutex<Order>) -> MutexGuard<'_, Order> {
     order.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The sentence clients know.
-fn unsuccessful(plan: &ExecPlan, code: i32) -> String {
+/// The sentence clients know. Secrets are masked before quoting changes how they look.
+fn unsuccessful(plan: &ExecPlan, code: i32, masked: &Masked) -> String {
+    let mut scrubber = masked.scrubber();
+    let argv: Vec<String> = plan.argv.iter().map(|a| scrubber.text(a)).collect();
+    let mut line = argv.join(" ");
+    let left_out = line.len().saturating_sub(COMMAND_MAX);
+    if left_out > 0 {
+        line.truncate(line.floor_char_boundary(COMMAND_MAX));
+    }
+    let more = match left_out {
+        0 => String::new(),
+        bytes => format!(" [and {bytes} bytes]"),
+    };
     format!(
-        "process {} did not complete successfully: exit code: {code}",
-        quoted(&plan.argv.join(" "))
+        "process {}{more} did not complete successfully: exit code: {code}",
+        quoted(&line)
     )
 }
 
@@ -360,7 +374,7 @@ fn exec_error(
     stderr: &[u8],
     masked: &Masked,
 ) -> Error {
-    let mut scrubber: Scrubber = masked.scrubber();
+    let mut scrubber: Scrubber = masked.texts();
     let mut ext = serde_json::Map::new();
     ext.insert("_type".into(), "EXEC_ERROR".into());
     ext.insert(

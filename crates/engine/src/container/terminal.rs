@@ -181,7 +181,7 @@ pub(super) async fn after_failure(
             _ => {}
         }
     }
-    let said = prepare::shown(ctx, &plan, why);
+    let said = prepare::shown(ctx, &plan).text(why);
     let title = format!(
         "\r\n{}\r\nThe step failed; this is a terminal in what it left. The step's error follows its end.\r\n",
         said.replace('\n', "\r\n")

@@ -155,15 +155,17 @@ pub fn tree_error(e: &store::TreeError) -> Error {
     Error::from_chain(Class::User, e)
 }
 
-/// Refuses base names no filesystem takes.
+/// Refuses names no filesystem takes.
 ///
 /// # Errors
-/// The sentence clients know.
+/// The sentence clients know, behind the path.
 pub fn check_name(path: &str) -> Result<(), Error> {
+    let owned = || path.to_owned();
     if paths::base_name(path).len() > NAME_MAX {
-        return Err(Error::user(format!(
-            "File name length exceeds the maximum supported {NAME_MAX} characters"
-        )));
+        return Err(tree_error(&store::TreeError::NameTooLong { path: owned() }));
+    }
+    if path.contains('\0') {
+        return Err(tree_error(&store::TreeError::Nul { path: owned() }));
     }
     Ok(())
 }

@@ -269,17 +269,15 @@ impl ExecPlan {
         }
     }
 
-    /// How the step is shown: `withExec go test`, shortened.
-    pub fn label(&self) -> String {
-        match &self.origin {
-            Some(origin) => origin.text.clone(),
-            None => format!("withExec {}", self.command()),
+    /// Program and arguments on one line, shortened. `mask` hides secrets in each while it can still recognise them.
+    pub fn command(&self, mut mask: impl FnMut(&str) -> String) -> String {
+        let mut line = String::new();
+        for (at, argument) in self.argv.iter().enumerate() {
+            if at > 0 {
+                line.push(' ');
+            }
+            line.push_str(&mask(argument));
         }
-    }
-
-    /// Program and arguments on one line, shortened.
-    pub fn command(&self) -> String {
-        let line = self.argv.join(" ");
         let mut short: String = line
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })

@@ -108,10 +108,10 @@ pub(super) async fn live(
         Err(why) => return Err(Error::user(why.as_str())),
     };
     let step = ctx.session.progress.step(
-        &prepare::shown(
-            ctx,
-            plan,
-            &format!("service {}: {}", service.hostname, plan.command()),
+        &format!(
+            "service {}: {}",
+            service.hostname,
+            prepare::command(ctx, plan)
         ),
         ctx.span,
     );
@@ -264,7 +264,7 @@ async fn begin(
             || prepare::not_started(plan, &e),
             |(said, code)| format!("exit code: {code}: {said}"),
         );
-        Error::user(masked.scrubber().text(&format!("exited: {why}")))
+        Error::user(masked.texts().text(&format!("exited: {why}")))
     })?;
     let nesting = nesting.map(|n| n.attend(ctx, &child));
     let prepared = Streams {

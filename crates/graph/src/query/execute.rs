@@ -40,7 +40,10 @@ impl<C: Context> Solver<C> {
     pub async fn run(self: &Arc<Self>, ctx: &C, view: View, request: Request) -> Response {
         match self.answer(ctx, view, &request).await {
             Ok(body) => Response { status: 200, body },
-            Err(failure) => failure.response(),
+            Err(mut failure) => {
+                failure.error = ctx.told(failure.error);
+                failure.response()
+            }
         }
     }
 

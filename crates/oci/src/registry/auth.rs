@@ -133,6 +133,7 @@ impl Access {
         login: Option<Login>,
     ) -> Result<Token, RequestError> {
         let server = origin_of(&url);
+        let asked = url.clone();
         let refused = |source| RequestError::Auth {
             host: endpoint.name.clone(),
             source,
@@ -196,10 +197,7 @@ impl Access {
                 host: server.clone(),
                 waited: patience.connect + patience.silence,
             })?
-            .map_err(|e| RequestError::Send {
-                host: server.clone(),
-                source: e.without_url(),
-            })?;
+            .map_err(|e| RequestError::unanswered(server.clone(), &asked, e))?;
         let status = response.status();
         if !status.is_success() {
             let text = message(response, patience.silence).await;

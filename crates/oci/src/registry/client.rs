@@ -167,10 +167,7 @@ impl Access {
                     host: host(),
                     waited,
                 })?
-                .map_err(|e| RequestError::Send {
-                    host: host(),
-                    source: e.without_url(),
-                })?;
+                .map_err(|e| RequestError::unanswered(host(), &at, e))?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }

@@ -40,6 +40,20 @@ pub enum RequestError {
         #[source]
         source: reqwest::Error,
     },
+    /// The name of the machine to ask leads nowhere.
+    #[error(
+        "cannot reach `{host}`: no host `{name}` is found{}; a mirror can be named in `registries` of the engine's configuration, \
+         a proxy in HTTPS_PROXY",
+        detail(problem)
+    )]
+    Name {
+        /// Who was asked.
+        host: String,
+        /// The name that was looked up.
+        name: String,
+        /// What went wrong, when it was not that nobody knows the name.
+        problem: String,
+    },
     /// The answer broke off.
     #[error("answer of `{host}` broke off")]
     Body {
@@ -229,6 +243,12 @@ impl fmt::Display for Attempts {
             if at > 0 {
                 f.write_str("; ")?;
             }
+            if let (true, RequestError::NotFound { host, message }) =
+                (attempt.mirror, &attempt.error)
+            {
+                write!(f, "mirror `{host}` does not have it{}", detail(message))?;
+                continue;
+            }
             let role = if attempt.mirror { "mirror" } else { "registry" };
             write!(f, "{role} `{}`: {}", attempt.endpoint, attempt.error)?;
             let mut cause = std::error::Error::source(&attempt.error);
@@ -275,6 +295,7 @@ impl RequestError {
     pub(super) fn transient(&self) -> bool {
         match self {
             Self::Send { .. }
+            | Self::Name { .. }
             | Self::Body { .. }
             | Self::Silence { .. }
             | Self::Slow { .. }
@@ -294,7 +315,34 @@ impl RequestError {
 
     /// Whether the other side could not even be talked to.
     pub(super) fn unreachable(&self) -> bool {
-        matches!(self, Self::Send { source, .. } if source.is_connect())
+        match self {
+            Self::Send { source, .. } => source.is_connect(),
+            Self::Name { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// A request to `url`, shown as `host`, that got no answer.
+    pub(super) fn unanswered(host: String, url: &reqwest::Url, error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        let name = url.host_str().unwrap_or_default().to_owned();
+        let mut causes = Vec::new();
+        let mut next = std::error::Error::source(&error);
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        match name_problem(&causes) {
+            Some(problem) => Self::Name {
+                host,
+                name,
+                problem,
+            },
+            None => Self::Send {
+                host,
+                source: error,
+            },
+        }
     }
 
     pub(super) fn commit(host: &str, error: CommitError) -> Self {
@@ -308,10 +356,59 @@ impl RequestError {
     }
 }
 
+/// What went wrong with a look-up of a name, of the causes of a failed request from the outermost on: empty when nobody knows
+/// the name; `None` when the failure was another.
+fn name_problem(causes: &[String]) -> Option<String> {
+    let at = causes.iter().position(|c| c == "dns error")?;
+    let last = causes.get(at + 1..)?.last().map_or("", String::as_str);
+    if last.contains("no record") || last.contains("NXDomain") {
+        return Some(String::new());
+    }
+    Some(last.chars().filter(|c| !c.is_control()).take(200).collect())
+}
+
 fn detail(message: &str) -> String {
     if message.is_empty() {
         String::new()
     } else {
         format!(" ({message})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn look_ups_that_fail_are_told_without_the_resolvers_insides() {
+        let causes = |list: &[&str]| list.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
+        let nobody =
+            "no records found for Query { name: Name(\"a.\"), query_type: AAAA, query_class: IN }";
+        let chain = [
+            "client error (Connect)",
+            "dns error",
+            "error resolving DNS",
+            nobody,
+        ];
+        assert_eq!(name_problem(&causes(&chain)).as_deref(), Some(""));
+        let slow = ["client error (Connect)", "dns error", "request timed out"];
+        assert_eq!(
+            name_problem(&causes(&slow)).as_deref(),
+            Some("request timed out")
+        );
+        assert_eq!(
+            name_problem(&causes(&["client error (Connect)", "tcp connect error"])),
+            None
+        );
+        let error = RequestError::Name {
+            host: "docker.io".into(),
+            name: "registry-1.docker.io".into(),
+            problem: String::new(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot reach `docker.io`: no host `registry-1.docker.io` is found; a mirror can be named in `registries` of the \
+             engine's configuration, a proxy in HTTPS_PROXY"
+        );
     }
 }

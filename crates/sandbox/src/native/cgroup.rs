@@ -69,15 +69,15 @@ pub(super) struct Cgroup {
 
 /// The hierarchies that a process of this engine is in, as `/proc/self/cgroup` tells.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Membership {
+pub(crate) struct Membership {
     /// Path in the unified hierarchy.
-    pub(super) unified: Option<String>,
+    pub(crate) unified: Option<String>,
     /// Controllers (or `name=…`) of each old hierarchy, with the path.
-    pub(super) legacy: Vec<(Vec<String>, String)>,
+    pub(crate) legacy: Vec<(Vec<String>, String)>,
 }
 
 impl Membership {
-    pub(super) fn read() -> Membership {
+    pub(crate) fn read() -> Membership {
         std::fs::read_to_string("/proc/self/cgroup")
             .map(|text| Membership::parse(&text))
             .unwrap_or_default()
@@ -105,7 +105,7 @@ impl Membership {
     }
 
     /// Whether the unified hierarchy is the only one.
-    pub(super) fn is_unified(&self) -> bool {
+    pub(crate) fn is_unified(&self) -> bool {
         self.unified.is_some() && self.legacy.is_empty()
     }
 }

@@ -11,8 +11,9 @@ use super::{Process, Program, Shared, Streams, clone, dev, enter::Op, spawner::P
 use crate::{
     Child, StartError,
     agent::{self, Agent},
+    check::{self, Named},
     child::{Joiner, Reaped},
-    error::{Step as _, shown},
+    error::Step as _,
     program, rooted,
     spec::{AgentSpec, ExecSpec, Stdio},
     user,
@@ -85,7 +86,7 @@ impl Join {
 
 impl Joiner for Join {
     fn exec(&self, target: BorrowedFd<'_>, pid: i32, spec: ExecSpec) -> Result<Child, StartError> {
-        super::check_no_nul(&spec.argv, &spec.env, &spec.cwd)?;
+        check::process(&spec.argv, &spec.env, &spec.cwd)?;
         let Way {
             pool,
             root,
@@ -106,7 +107,7 @@ impl Joiner for Join {
                 fd: target.as_raw_fd(),
                 kinds: SHARED,
             }];
-            let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
+            let name = Named::of(&spec.argv, &spec.env);
             let process = Process {
                 streams: streams.numbers(),
                 terminal: terminal.is_some(),
@@ -194,7 +195,7 @@ impl Joiner for Join {
                 libc::CLONE_NEWPID,
                 cgroup.as_ref().map(AsFd::as_fd),
                 ops,
-                "the agent",
+                &Named::plain("the agent"),
             )?;
             Ok(pidfd)
         })?;

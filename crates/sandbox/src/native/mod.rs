@@ -19,17 +19,17 @@ use rustix::{
 };
 
 use crate::{
-    Child, Runtime, StartError,
+    Child, Runtime, StartError, ca,
     caps::Sets,
+    check::{self, Named},
     child::{Aftermath, Tidied},
-    error::{Step as _, shown},
+    error::Step as _,
     init, parts, plan, seccomp,
     spec::{Net, Spec, Stdio},
     stubs,
 };
 
-mod ca;
-mod cgroup;
+pub(crate) mod cgroup;
 mod dev;
 mod enter;
 mod flights;
@@ -150,19 +150,9 @@ impl Native {
 
 impl Runtime for Native {
     fn start(&self, spec: Spec) -> Result<Child, StartError> {
-        check_no_nul(&spec.argv, &spec.env, &spec.cwd)?;
+        check::process(&spec.argv, &spec.env, &spec.cwd)?;
         let start = Start::prepare(Arc::clone(&self.shared), Arc::downgrade(&self.pool), spec)?;
         self.pool.run(move |spawner| start.run(spawner))
-    }
-}
-
-fn check_no_nul(argv: &[Vec<u8>], env: &[Vec<u8>], cwd: &Vec<u8>) -> Result<(), StartError> {
-    match argv.iter().chain(env).chain([cwd]).find(|s| s.contains(&0)) {
-        Some(text) => Err(StartError::Spec(format!(
-            "`{}` contains a NUL byte",
-            shown(text)
-        ))),
-        None => Ok(()),
     }
 }
 
@@ -362,7 +352,7 @@ impl Start {
         ops.push(Op::Pivot {
             root: stage.root.as_raw_fd(),
         });
-        let name = spec.argv.first().map(|n| shown(n)).unwrap_or_default();
+        let name = Named::of(&spec.argv, &spec.env);
         let program = match &init {
             Some(fd) => Program::Init {
                 file: fd.as_raw_fd(),
@@ -423,7 +413,7 @@ fn clone(
     flags: i32,
     cgroup: Option<BorrowedFd<'_>>,
     ops: Vec<Op>,
-    program: &str,
+    program: &Named,
 ) -> Result<(i32, OwnedFd), StartError> {
     let child = enter::Child::new(ops);
     let argument = (&raw const child).cast_mut().cast();
@@ -447,7 +437,8 @@ fn clone(
     if !child.is_through() {
         let _ = sys::process::wait(&cloned.pidfd);
         return Err(StartError::Spec(format!(
-            "`{program}` was killed before it was executed"
+            "`{}` was killed before it was executed",
+            program.name
         )));
     }
     Ok((cloned.pid, cloned.pidfd))
@@ -458,7 +449,7 @@ fn finish(
     mut child: Child,
     status: Option<StatusPipe>,
     limit: Duration,
-    program: &str,
+    program: &Named,
 ) -> Result<Child, StartError> {
     let failed = match status.map(|s| s.wait(limit)).transpose() {
         Ok(None | Some(None)) => return Ok(child),
@@ -725,7 +716,7 @@ impl Aftermath for After {
     }
 }
 
-fn failure(op: &Op, errno: i32, program: &str) -> StartError {
+fn failure(op: &Op, errno: i32, program: &Named) -> StartError {
     match op {
         Op::Exec { .. } if errno == libc::E2BIG => program_failure(program, errno),
         Op::Exec { program: None, .. } => program_failure(program, errno),
@@ -736,11 +727,11 @@ fn failure(op: &Op, errno: i32, program: &str) -> StartError {
     }
 }
 
-fn program_failure(program: &str, errno: i32) -> StartError {
+fn program_failure(program: &Named, errno: i32) -> StartError {
+    let too_long = || program.too_long();
+    let program = &program.name;
     match errno {
-        libc::E2BIG => StartError::Spec(format!(
-            "the arguments and the environment of `{program}` are too long together"
-        )),
+        libc::E2BIG => too_long(),
         libc::ENOENT => StartError::UnknownProgram {
             name: program.into(),
             looked_in: "no such file, or its interpreter is missing".into(),
@@ -897,8 +888,10 @@ impl StatusPipe {
 }
 
 fn string(bytes: Vec<u8>) -> Result<CString, StartError> {
-    CString::new(bytes)
-        .map_err(|e| StartError::Spec(format!("`{}` contains a NUL byte", shown(&e.into_vec()))))
+    // What it is may be a secret.
+    CString::new(bytes).map_err(|_| {
+        StartError::Spec("a text that the process is given contains a NUL byte".into())
+    })
 }
 
 fn strings(all: Vec<Vec<u8>>) -> Result<Vec<CString>, StartError> {

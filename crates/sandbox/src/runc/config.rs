@@ -1,11 +1,12 @@
 //! The OCI configuration for a container like those of our own runtime.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::{
     caps::Sets,
+    native::cgroup::Membership,
     plan, seccomp,
     spec::{Net, Spec},
     user::Identity,
@@ -74,6 +75,16 @@ const LIMITS: [&str; 16] = [
     "RTTIME",
 ];
 
+/// What is mounted, and where.
+#[derive(Debug)]
+pub(super) struct Bind {
+    pub(super) target: Vec<u8>,
+    pub(super) source: PathBuf,
+    pub(super) readonly: bool,
+    /// A small file that nothing is executed from.
+    pub(super) file: bool,
+}
+
 /// What goes into the configuration.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -86,8 +97,7 @@ pub(super) struct Plan {
     own_net: bool,
     rlimits: Vec<(u32, u64, u64)>,
     pub(super) identity: Identity,
-    /// Target, source, read-only.
-    pub(super) mounts: Vec<(Vec<u8>, PathBuf, bool)>,
+    pub(super) mounts: Vec<Bind>,
     /// Path of the network namespace to join.
     pub(super) net: Option<String>,
 }
@@ -155,6 +165,11 @@ impl Plan {
             "mounts": self.mounts_json(),
             "linux": { "namespaces": self.namespaces(), "resources": { "devices": self.devices() } },
         });
+        if self.privileged {
+            let mut devices = Vec::new();
+            host_devices(Path::new("/dev"), 0, &mut devices);
+            config["linux"]["devices"] = Value::Array(devices);
+        }
         if !self.privileged {
             let below = |top: &str, paths: &[&str]| -> Vec<String> {
                 paths.iter().map(|p| format!("{top}/{p}")).collect()
@@ -174,7 +189,7 @@ impl Plan {
     }
 
     fn namespaces(&self) -> Value {
-        let mut found: Vec<Value> = ["pid", "mount", "uts", "ipc"]
+        let mut found: Vec<Value> = ["pid", "mount", "uts", "ipc", "cgroup"]
             .iter()
             .map(|kind| json!({ "type": kind }))
             .collect();
@@ -212,11 +227,54 @@ impl Plan {
             json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] }),
             json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": sys }),
         ];
-        mounts.extend(self.mounts.iter().map(|(target, source, readonly)| {
-            let mode = if *readonly { "ro" } else { "rw" };
-            json!({ "destination": text(target), "type": "bind", "source": source, "options": ["bind", mode, "private"] })
+        // As our own runtime: old hierarchies only for privileged containers, which may run an engine themselves.
+        let membership = Membership::read();
+        let groups = membership.is_unified() || self.privileged && !membership.legacy.is_empty();
+        if groups {
+            let mode = if self.privileged { "rw" } else { "ro" };
+            mounts.push(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", mode] }));
+        }
+        mounts.extend(self.mounts.iter().map(|bind| {
+            let mode = if bind.readonly { "ro" } else { "rw" };
+            let mut options = vec!["bind", mode, "private"];
+            if bind.file {
+                options.extend(["nosuid", "nodev", "noexec"]);
+            }
+            json!({ "destination": text(&bind.target), "type": "bind", "source": bind.source, "options": options })
         }));
         mounts
+    }
+}
+
+/// Deeper trees of devices than this do not exist.
+const MAX_DEPTH: usize = 4;
+
+/// The devices in a directory of the host, but not those that are a container's own.
+fn host_devices(dir: &Path, depth: usize, devices: &mut Vec<Value>) {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let own = ["pts", "shm", "mqueue", "fd"];
+        if name == "console" || depth == 0 && own.iter().any(|o| name == *o) {
+            continue;
+        }
+        let path = entry.path();
+        let (Ok(stat), Some(text)) = (path.symlink_metadata(), path.to_str()) else {
+            continue;
+        };
+        let kind = stat.file_type();
+        if kind.is_dir() && depth < MAX_DEPTH {
+            host_devices(&path, depth + 1, devices);
+        } else if kind.is_char_device() || kind.is_block_device() {
+            let kind = if kind.is_char_device() { "c" } else { "b" };
+            devices.push(json!({
+                "path": text, "type": kind, "major": rustix::fs::major(stat.rdev()), "minor": rustix::fs::minor(stat.rdev()),
+                "fileMode": stat.mode() & 0o777, "uid": stat.uid(), "gid": stat.gid(),
+            }));
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! A runtime that lets the `runc` binary do the work: chosen by users who trust it more, and the oracle of our own tests.
 //!
-//! It takes tens of milliseconds per container. The program itself is the first process ([`Spec::init`] has no effect), and
-//! mount targets that lie inside other mounts stay behind where they had to be made.
+//! It takes tens of milliseconds per container. What differs: the program itself is the first process ([`Spec::init`] has no
+//! effect), mount targets that lie inside other mounts stay behind where they had to be made, a bundle of certificate
+//! authorities inside a mount stays as it is, and `runc` masks what is hidden without `nosuid,nodev,noexec`.
 
 use std::{
     fs, io,
@@ -25,7 +26,7 @@ use rustix::{
 };
 
 use crate::{
-    Child, Runtime, StartError,
+    Child, Runtime, StartError, ca, check,
     child::{Aftermath, Tidied},
     error::{Step as _, shown},
     parts::{self, Detached, Part},
@@ -70,10 +71,13 @@ struct Placed {
     /// What lies there for the container.
     source: PathBuf,
     readonly: bool,
+    /// A small file that nothing is executed from.
+    file: bool,
 }
 
 impl Runtime for Runc {
     fn start(&self, spec: Spec) -> Result<Child, StartError> {
+        check::process(&spec.argv, &spec.env, &spec.cwd)?;
         let id = format!(
             "bodkin-runc-{}-{}",
             std::process::id(),
@@ -117,6 +121,7 @@ impl Runc {
             env,
             cwd,
             user,
+            ca_bundle,
             ..
         } = spec;
         let root = parts::root(root)?;
@@ -134,33 +139,37 @@ impl Runc {
             rustix::mount::MountAttrFlags::MOUNT_ATTR_NODEV,
         )?;
         let mut placed = Vec::new();
+        // Before the mounts: one that covers `/etc` hides these too.
+        for (target, contents) in [("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf)] {
+            if let Some(contents) = contents {
+                let part = text(target, contents);
+                placed.push(place(&bundle, &files, placed.len(), part)?);
+            }
+        }
+        let covered: Vec<Vec<u8>> = mounts.iter().map(|m| m.target.clone()).collect();
         for mount in mounts {
             placed.push(place(&bundle, &files, placed.len(), parts::mount(mount)?)?);
         }
-        for (target, contents) in [("/etc/hosts", hosts), ("/etc/resolv.conf", resolv_conf)] {
-            if let Some(contents) = contents {
-                let part = Part::File {
-                    contents,
-                    mode: 0o644,
-                    uid: 0,
-                    gid: 0,
-                };
-                placed.push(place(
-                    &bundle,
-                    &files,
-                    placed.len(),
-                    parts::Prepared {
-                        target: target.into(),
-                        part,
-                        readonly: true,
-                    },
-                )?);
+        if let Some(host) = ca_bundle.and_then(|path| ca::read_host(&path)) {
+            for (path, contents) in ca::merged(root.mount.as_fd(), &host) {
+                if !covered
+                    .iter()
+                    .any(|target| lies_in(path.as_bytes(), target))
+                {
+                    let part = text(path, contents);
+                    placed.push(place(&bundle, &files, placed.len(), part)?);
+                }
             }
         }
         self.targets(&root, &placed, &mut after.stubs)?;
         plan.mounts = placed
             .iter()
-            .map(|p| (p.target.clone(), p.source.clone(), p.readonly))
+            .map(|p| config::Bind {
+                target: p.target.clone(),
+                source: p.source.clone(),
+                readonly: p.readonly,
+                file: p.file,
+            })
             .collect();
         if let Net::Namespace(fd) = &net {
             plan.net = Some(format!(
@@ -404,6 +413,7 @@ fn place(
                 target,
                 source: bundle.join("files").join(name),
                 readonly,
+                file: true,
             });
         }
     };
@@ -413,7 +423,29 @@ fn place(
         target,
         source,
         readonly,
+        file: false,
     })
+}
+
+/// A small file that only root may change, and nobody in the container.
+fn text(target: &str, contents: Vec<u8>) -> parts::Prepared {
+    parts::Prepared {
+        target: target.into(),
+        part: Part::File {
+            contents,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+        },
+        readonly: true,
+    }
+}
+
+/// Whether a clean path is `dir` or below it.
+fn lies_in(path: &[u8], dir: &[u8]) -> bool {
+    let end = dir.iter().rposition(|b| *b != b'/').map_or(0, |at| at + 1);
+    path.strip_prefix(dir.get(..end).unwrap_or_default())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// Makes the child attach mounts in a mount namespace of its own, before it becomes `runc`.

@@ -55,7 +55,7 @@ impl Image {
             "sh", "cat", "ls", "id", "env", "pwd", "ps", "sleep", "echo", "grep", "stat",
             "readlink", "mount", "hostname", "tty", "true", "kill", "touch", "rm", "mkdir", "test",
             "seq", "mknod", "chmod", "head", "stty", "ln", "dd", "wc", "tr", "unshare", "sort",
-            "rmdir", "awk", "cut", "tail",
+            "rmdir", "awk", "cut", "tail", "find",
         ] {
             symlink("busybox", image.lower().join("bin").join(applet)).unwrap();
         }

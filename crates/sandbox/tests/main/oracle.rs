@@ -149,7 +149,7 @@ fn root_mounts_and_devices() {
         // Target, options and type; the order is the runtime's business, and so is what files are masked with.
         let mut spec = i.script(
             "awk '{ for (n = 7; $n != \"-\"; n++); o = $6; if ($(n+1) == \"overlay\") next; \
-             if ($5 ~ \"^/proc/|^/sys/\" && $(n+1) == \"tmpfs\") { o = \"masked\" }; if ($5 ~ \"^/etc/|^/secret\") { o = substr(o, 1, 2) }; print $5, o, $(n+1) }' /proc/self/mountinfo | sort",
+             if ($5 ~ \"^/proc/|^/sys/\" && $(n+1) == \"tmpfs\") { o = \"masked\" }; print $5, o, $(n+1) }' /proc/self/mountinfo | sort",
         );
         spec.mounts = vec![
             Mount {
@@ -187,6 +187,75 @@ fn root_mounts_and_devices() {
     });
     same("network", |i| {
         i.script("ls /sys/class/net; cat /sys/class/net/lo/operstate; head -3 /proc/net/dev | tail -1 | cut -c1-6")
+    });
+}
+
+#[test]
+fn root_privileged_containers_have_the_hosts_devices_and_control_groups() {
+    let of = |script: &str| {
+        let script = script.to_owned();
+        move |i: &Image| {
+            let mut spec = i.script(&script);
+            spec.privileged = true;
+            spec
+        }
+    };
+    same(
+        "devices of the host",
+        of(
+            "cd /dev; find . -xdev \\( -type b -o -type c \\) | sort | while read d; do stat -c '%n %a %u %g %t:%T %F' $d; done",
+        ),
+    );
+    // `runc` mounts those of the old hierarchies that the host has mounted, and never the new one beside them.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounted: Vec<&str> = mounts
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4)?.strip_prefix("/sys/fs/cgroup/"))
+        .filter(|name| *name != "unified")
+        .collect();
+    same(
+        "control groups",
+        of(&format!(
+            "awk '{{ for (n = 7; $n != \"-\"; n++); if ($5 ~ \"^/sys/fs/cgroup(/({}))?$\" && $(n+1) != \"tmpfs\") print $4, $5, $6, $(n+1) }}' /proc/self/mountinfo | sort",
+            mounted.join("|")
+        )),
+    );
+}
+
+#[test]
+fn root_a_mount_over_etc_hides_the_files_there() {
+    same("a mount over /etc", |i| {
+        let other = i.scratch("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        let mut spec = i.script("ls /etc; cat /etc/hosts 2> /dev/null; echo $?");
+        spec.hosts = Some(b"127.0.0.1 localhost\n".to_vec());
+        spec.resolv_conf = Some(b"nameserver 127.0.0.1\n".to_vec());
+        spec.mounts = vec![Mount {
+            target: b"/etc".to_vec(),
+            source: Source::Bind(other),
+            readonly: true,
+        }];
+        spec
+    });
+}
+
+#[test]
+fn root_certificate_authorities_of_the_host_are_added() {
+    let certificate =
+        |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+    same("authorities", |i| {
+        let host = i.scratch("host.pem");
+        fs::write(&host, certificate("SE9TVA==")).unwrap();
+        let mut spec = i.script(
+            "mkdir -p /etc/ssl/certs; cat /etc/ssl/certs/ca-certificates.crt; \
+             grep ' /etc/ssl' /proc/self/mountinfo | cut -d ' ' -f 5,6; touch /etc/ssl/certs/ca-certificates.crt 2> /dev/null; echo $?",
+        );
+        let certs = i.lower().join("etc/ssl/certs");
+        fs::create_dir_all(&certs).unwrap();
+        fs::write(certs.join("ca-certificates.crt"), certificate("SU1BR0U=")).unwrap();
+        spec.ca_bundle = Some(host);
+        spec
     });
 }
 

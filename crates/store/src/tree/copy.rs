@@ -136,7 +136,9 @@ impl Tree {
         let parts = parts(path);
         for (at, part) in parts.iter().enumerate() {
             if part.len() > 255 {
-                return Err(TreeError::NameTooLong);
+                return Err(TreeError::NameTooLong {
+                    path: String::from_utf8_lossy(path).into_owned(),
+                });
             }
             let there = match &covered {
                 Some(dir) => lstat(dir.as_fd(), part).map_err(on("look at", path))?,

@@ -138,8 +138,17 @@ pub enum TreeError {
         path: String,
     },
     /// No file system takes such a name.
-    #[error("File name length exceeds the maximum supported 255 characters")]
-    NameTooLong,
+    #[error("{path}: File name length exceeds the maximum supported 255 characters")]
+    NameTooLong {
+        /// The path as it was asked for.
+        path: String,
+    },
+    /// The end of every text the kernel is given.
+    #[error("the path \"{}\" contains a NUL byte (\\0), which no path can", path.replace('\0', "\\0"))]
+    Nul {
+        /// The path as it was asked for.
+        path: String,
+    },
     /// More than the caller is ready to read.
     #[error("{path}: {size} bytes are more than the {limit} that can be read at once")]
     TooLarge {
@@ -194,7 +203,8 @@ impl TreeError {
             Some(Errno::NOENT) => TreeError::NotFound { path },
             Some(Errno::NOTDIR) => TreeError::NotDirectory { path },
             Some(Errno::ISDIR) => TreeError::IsDirectory { path },
-            Some(Errno::NAMETOOLONG) => TreeError::NameTooLong,
+            Some(Errno::NAMETOOLONG) => TreeError::NameTooLong { path },
+            _ if path.contains('\0') => TreeError::Nul { path },
             _ => TreeError::Io {
                 action,
                 path,

@@ -98,7 +98,9 @@ impl Tree {
             return Ok(None);
         };
         if parts.iter().any(|part| part.len() > NAME_MAX) {
-            return Err(TreeError::NameTooLong);
+            return Err(TreeError::NameTooLong {
+                path: String::from_utf8_lossy(path).into_owned(),
+            });
         }
         let dir = self.make_dirs(path, above, parents)?;
         Ok(Some(Spot {

@@ -18,7 +18,7 @@ impl Tree {
             Err(
                 TreeError::NotFound { .. }
                 | TreeError::NotDirectory { .. }
-                | TreeError::NameTooLong,
+                | TreeError::NameTooLong { .. },
             ) => Ok(None),
             Err(e) => Err(e),
         }

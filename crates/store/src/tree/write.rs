@@ -116,7 +116,9 @@ impl Tree {
         let path = path.as_ref();
         let parts = parts(path);
         if parts.iter().any(|part| part.len() > 255) {
-            return Err(TreeError::NameTooLong);
+            return Err(TreeError::NameTooLong {
+                path: String::from_utf8_lossy(path).into_owned(),
+            });
         }
         let mode = if mode & PERMISSIONS == 0 {
             DIR_MODE

@@ -139,7 +139,7 @@ async fn an_unknown_image_names_everybody_who_was_asked() {
         .replace(&upstream.address(), "UPSTREAM");
     assert_eq!(
         text,
-        "failed to resolve image UPSTREAM/app:no: mirror `MIRROR`: `MIRROR` has no such image; \
+        "failed to resolve image UPSTREAM/app:no: mirror `MIRROR` does not have it; \
          registry `UPSTREAM`: `UPSTREAM` has no such image"
     );
     let ResolveError::Content {

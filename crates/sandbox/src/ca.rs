@@ -12,7 +12,7 @@ const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
 /// The host's bundle, if it can be read.
-pub(super) fn read_host(path: &Path) -> Option<String> {
+pub(crate) fn read_host(path: &Path) -> Option<String> {
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|f| f.take(MAX_BUNDLE).read_to_string(&mut text));
     match read {
@@ -25,7 +25,7 @@ pub(super) fn read_host(path: &Path) -> Option<String> {
 }
 
 /// The image's bundle files that lack some of the host's authorities, with what they should hold instead.
-pub(super) fn merged(root: BorrowedFd<'_>, host: &str) -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn merged(root: BorrowedFd<'_>, host: &str) -> Vec<(&'static str, Vec<u8>)> {
     let mut found: Vec<(&'static str, Vec<u8>)> = Vec::new();
     let mut seen = Vec::new();
     for path in CA_BUNDLES {
