@@ -1,6 +1,6 @@
 // What only newer clients ask, with `@dagger.io/dagger` from 0.21 on.
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, readdir, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import * as dagger from "@dagger.io/dagger";
@@ -34,13 +34,15 @@ await dagger.connect(
         .withExec(["sh", "-c", "echo $VALUE ${#VALUE}"]);
       return (await ran.combinedOutput()).trim().split(" ");
     };
-    const file = path.join(await mkdtemp(path.join(tmpdir(), "newer-")), "secret");
+    const folder = await mkdtemp(path.join(tmpdir(), "newer-"));
+    const file = path.join(folder, "secret");
     await writeFile(file, "from-fil1");
     const [env, fil, cmd] = [
       await secret("env://NEWER_SECRET"),
       await secret(`file://${file}`),
       await secret("cmd://echo from-cmd1"),
     ];
+    await rm(folder, { recursive: true });
     console.log(`secrets: env=${env[0]} file=${fil[0]} cmd=${cmd[0]} length=${env[1]},${fil[1]},${cmd[1]}`);
 
     const after = client.directory().withNewFile("keep.txt", "one\n2\n").withNewFile("new.txt", "y\n");

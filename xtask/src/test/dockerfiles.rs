@@ -412,6 +412,8 @@ impl Oracle {
             .args(["--storage-driver", "vfs", "--root"])
             .arg(self.dir.join("root"));
         command.arg("--runroot").arg(self.dir.join("run"));
+        // It leaves a cache there.
+        command.env("TMPDIR", &self.dir);
         command
             .arg("--registries-conf")
             .arg(self.dir.join("registries.conf"));

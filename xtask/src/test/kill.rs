@@ -12,7 +12,7 @@ use crate::{env, files, process};
 
 /// For the container to start, and for the client to notice the end.
 const LIMIT: Duration = Duration::from_secs(60);
-const STEP: &str = r#"{ container { from(address: "alpine") { withExec(args: ["sh", "-c", "sleep 600; true"]) { stdout } } } }"#;
+const STEP: &str = r#"{ container { from(address: "alpine") { withExec(args: ["sh", "-c", "sleep 613; true"]) { stdout } } } }"#;
 
 /// Returns when the client has ended; what is left then is for the census.
 pub(super) fn engine_in_mid_exec(suite: &Suite) -> Result<()> {
@@ -73,6 +73,6 @@ fn kill(suite: &Suite, client: &mut Child) -> Result<()> {
 fn sleeper_runs() -> bool {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.into_iter().any(|entry| {
-        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x00600\x00")
+        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x00613\x00")
     })
 }

@@ -3,14 +3,15 @@
 //! The unified hierarchy is used wherever the kernel has it, mounted on the host or not: each container gets a group of its
 //! own, below the engine's, and starts as its member (`CLONE_INTO_CGROUP`), which costs next to nothing. Where the memory
 //! controller belongs to an old hierarchy, moving a process there would cost 12 ms, so instead the threads that start
-//! containers live in a group below the engine's, which their children inherit. Without either, containers still run: device
-//! nodes are then held back by mount flags.
+//! containers live in a group below the engine's, which their children inherit. Privileged containers, which may make groups of
+//! their own, are started by a thread that is in such a group of every old hierarchy: theirs are below it and go with it.
+//! Without any, containers still run: device nodes are then held back by mount flags.
 
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -41,6 +42,11 @@ const PREFIX: &str = "bodkin-";
 pub(super) struct Cgroups {
     unified: Option<Unified>,
     memory: Option<Legacy>,
+    /// The other old hierarchies: controllers and the engine's path.
+    others: Vec<(Vec<String>, String)>,
+    /// Groups in them, made for the first privileged container.
+    privileged: OnceLock<Vec<Legacy>>,
+    name: String,
     next: AtomicU64,
 }
 
@@ -130,9 +136,23 @@ impl Cgroups {
             .find(|(c, _)| c.iter().any(|c| c == "memory"));
         let memory = memory
             .and_then(|(controllers, path)| noted("memory", Legacy::new(controllers, path, &name)));
+        let is_memory = |controllers: &[String]| controllers.iter().any(|c| c == "memory");
+        let others: Vec<_> = membership
+            .legacy
+            .into_iter()
+            .filter(|(controllers, _)| !is_memory(controllers))
+            .collect();
+        for (controllers, path) in &others {
+            if let Some(own) = noted("old hierarchy", Legacy::own(controllers, path)) {
+                sweep(own.as_fd());
+            }
+        }
         Cgroups {
             unified,
             memory,
+            others,
+            privileged: OnceLock::new(),
+            name,
             next: AtomicU64::new(0),
         }
     }
@@ -142,8 +162,16 @@ impl Cgroups {
         Cgroups {
             unified: None,
             memory: None,
+            others: Vec::new(),
+            privileged: OnceLock::new(),
+            name: String::new(),
             next: AtomicU64::new(0),
         }
+    }
+
+    /// Whether privileged containers need a thread of their own to start from.
+    pub(super) fn sets_privileged_apart(&self) -> bool {
+        !self.others.is_empty()
     }
 
     /// Whether ordinary containers cannot use devices that they make.
@@ -152,15 +180,19 @@ impl Cgroups {
     }
 
     /// Moves the calling thread to where containers inherit their group of old hierarchies from.
-    pub(super) fn adopt_thread(&self) {
-        if let Some(memory) = &self.memory {
-            let moved = write(
-                memory.group.as_fd(),
-                "tasks",
-                &rustix::thread::gettid().to_string(),
-            );
-            if let Err(e) = moved {
-                tracing::debug!(error = %e, "containers stay in the engine's memory group");
+    pub(super) fn adopt_thread(&self, privileged: bool) {
+        let others = privileged.then(|| {
+            self.privileged.get_or_init(|| {
+                let made = self.others.iter().filter_map(|(controllers, path)| {
+                    noted("old hierarchy", Legacy::new(controllers, path, &self.name))
+                });
+                made.collect()
+            })
+        });
+        let thread = rustix::thread::gettid().to_string();
+        for legacy in self.memory.iter().chain(others.into_iter().flatten()) {
+            if let Err(e) = write(legacy.group.as_fd(), "tasks", &thread) {
+                tracing::debug!(error = %e, "containers stay in the engine's group of an old hierarchy");
             }
         }
     }
@@ -200,12 +232,13 @@ impl Drop for Cgroups {
         if let Some(unified) = &self.unified {
             remove_tree(unified.own.as_fd(), &unified.name, 0);
         }
-        if let Some(memory) = &self.memory {
+        let privileged = self.privileged.take().unwrap_or_default();
+        for legacy in self.memory.iter().chain(&privileged) {
             // Privileged containers share the group and may have made groups below it. The threads that start containers
             // are in it, and one that is just ending keeps it busy for a moment.
             for _ in 0..LAST_TRIES {
-                remove_tree(memory.own.as_fd(), &memory.name, 0);
-                if open(memory.own.as_fd(), &memory.name).is_err() {
+                remove_tree(legacy.own.as_fd(), &legacy.name, 0);
+                if open(legacy.own.as_fd(), &legacy.name).is_err() {
                     break;
                 }
                 std::thread::sleep(LAST_PAUSE);
@@ -296,17 +329,34 @@ fn mounted(mountinfo: &str) -> Option<(&str, &str)> {
 }
 
 impl Legacy {
-    fn new(controllers: &[String], path: &str, name: &str) -> io::Result<Legacy> {
+    /// The engine's own group of a hierarchy.
+    fn own(controllers: &[String], path: &str) -> io::Result<OwnedFd> {
         let fs = rustix::mount::fsopen("cgroup", FsOpenFlags::FSOPEN_CLOEXEC)?;
         for controller in controllers {
-            rustix::mount::fsconfig_set_flag(&fs, controller.as_str())?;
+            match controller.strip_prefix("name=") {
+                Some(name) => {
+                    rustix::mount::fsconfig_set_flag(&fs, "none")?;
+                    rustix::mount::fsconfig_set_string(&fs, "name", name)?;
+                }
+                None => rustix::mount::fsconfig_set_flag(&fs, controller.as_str())?,
+            }
         }
         rustix::mount::fsconfig_create(&fs)?;
         let mount =
             rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-        let own = open(mount.as_fd(), path)?;
+        open(mount.as_fd(), path)
+    }
+
+    fn new(controllers: &[String], path: &str, name: &str) -> io::Result<Legacy> {
+        let own = Legacy::own(controllers, path)?;
         sweep(own.as_fd());
         let group = Arc::new(make(own.as_fd(), name)?);
+        if controllers.iter().any(|c| c == "cpuset") {
+            // A new group has none, and takes no member until it has.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                write(group.as_fd(), file, &read(own.as_fd(), file)?)?;
+            }
+        }
         Ok(Legacy {
             own,
             name: name.into(),
@@ -346,15 +396,17 @@ fn write(dir: BorrowedFd<'_>, file: &str, text: &str) -> io::Result<()> {
         .map_err(Into::into)
 }
 
+/// The first KiB of a file of a group.
+fn read(dir: BorrowedFd<'_>, file: &str) -> io::Result<String> {
+    let fd = rustix::fs::openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = [0; 1024];
+    let n = rustix::io::read(fd, &mut text)?;
+    Ok(String::from_utf8_lossy(text.get(..n).unwrap_or_default()).into_owned())
+}
+
 /// The count of `oom_kill` in a file of a group; 0 when there is none.
 fn kills(dir: BorrowedFd<'_>, file: &str) -> u64 {
-    let Ok(fd) = rustix::fs::openat(dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    else {
-        return 0;
-    };
-    let mut text = [0; 1024];
-    let n = rustix::io::read(fd, &mut text).unwrap_or(0);
-    let text = String::from_utf8_lossy(text.get(..n).unwrap_or_default()).into_owned();
+    let text = read(dir, file).unwrap_or_default();
     text.lines()
         .find_map(|l| l.strip_prefix("oom_kill "))
         .and_then(|n| n.trim().parse().ok())

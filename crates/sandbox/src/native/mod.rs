@@ -44,6 +44,8 @@ use stage::{Place, Stage};
 #[derive(Debug)]
 pub struct Native {
     pool: Arc<spawner::Pool>,
+    /// Starts privileged containers; made for the first one.
+    privileged: Mutex<Option<Arc<spawner::Pool>>>,
     shared: Arc<Shared>,
 }
 
@@ -142,7 +144,13 @@ impl Native {
         };
         let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
         Ok(Native {
-            pool: Arc::new(spawner::Pool::new(threads, options.start_limit, &cgroups)?),
+            pool: Arc::new(spawner::Pool::new(
+                threads,
+                options.start_limit,
+                &cgroups,
+                false,
+            )?),
+            privileged: Mutex::default(),
             shared: Arc::new(shared),
         })
     }
@@ -151,8 +159,32 @@ impl Native {
 impl Runtime for Native {
     fn start(&self, spec: Spec) -> Result<Child, StartError> {
         check::process(&spec.argv, &spec.env, &spec.cwd)?;
-        let start = Start::prepare(Arc::clone(&self.shared), Arc::downgrade(&self.pool), spec)?;
-        self.pool.run(move |spawner| start.run(spawner))
+        let pool = if spec.privileged {
+            self.privileged()?
+        } else {
+            Arc::clone(&self.pool)
+        };
+        let start = Start::prepare(Arc::clone(&self.shared), Arc::downgrade(&pool), spec)?;
+        pool.run(move |spawner| start.run(spawner))
+    }
+}
+
+impl Native {
+    /// The thread that starts privileged containers, if they need another than the rest.
+    fn privileged(&self) -> Result<Arc<spawner::Pool>, StartError> {
+        let shared = &self.shared;
+        if !shared.cgroups.sets_privileged_apart() {
+            return Ok(Arc::clone(&self.pool));
+        }
+        let mut privileged = self
+            .privileged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = &*privileged {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = spawner::Pool::new(1, shared.start_limit, &shared.cgroups, true)?;
+        Ok(Arc::clone(privileged.insert(Arc::new(pool))))
     }
 }
 

@@ -50,11 +50,12 @@ impl Drop for Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads.
+    /// Starts `threads` threads, for privileged containers or for all.
     pub(super) fn new(
         threads: usize,
         limit: Duration,
         cgroups: &Arc<Cgroups>,
+        privileged: bool,
     ) -> Result<Pool, StartError> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
@@ -69,7 +70,7 @@ impl Pool {
             let handle = thread::Builder::new()
                 .name(format!("bodkin-start-{i}"))
                 .spawn(move || {
-                    cgroups.adopt_thread();
+                    cgroups.adopt_thread(privileged);
                     match Spawner::new() {
                         Ok(spawner) => {
                             let _ = ready.send(Ok(()));

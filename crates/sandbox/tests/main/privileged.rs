@@ -166,6 +166,42 @@ fn root_groups_go_with_their_containers() {
     drop(runtime);
 }
 
+/// Directories of this name in mounted hierarchies.
+fn named(name: &str, dir: &std::path::Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+            continue;
+        }
+        if entry.file_name() == name {
+            found.push(entry.path());
+        }
+        named(name, &entry.path(), found);
+    }
+}
+
+#[test]
+fn root_groups_that_a_privileged_container_made_go_with_the_runtime() {
+    if !able() {
+        return;
+    }
+    let name = format!("made-{}", std::process::id());
+    let runtime = Native::new().unwrap();
+    let image = Image::new();
+    let mut spec = image.script(&format!(
+        "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do test -e $d/cgroup.procs && mkdir $d/{name} && echo made; done"
+    ));
+    spec.privileged = true;
+    let ran = run_on(&runtime, spec).unwrap();
+    assert!(ran.out.starts_with("made\n"), "{}", ran.out);
+    drop(runtime);
+    let mut left = Vec::new();
+    named(&name, "/sys/fs/cgroup".as_ref(), &mut left);
+    assert_eq!(left, Vec::<PathBuf>::new());
+}
+
 #[test]
 fn root_running_out_of_memory_is_told() {
     if !able() {
