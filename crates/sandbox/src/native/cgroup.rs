@@ -42,8 +42,8 @@ const PREFIX: &str = "bodkin-";
 pub(super) struct Cgroups {
     unified: Option<Unified>,
     memory: Option<Legacy>,
-    /// The other old hierarchies: controllers and the engine's path.
-    others: Vec<(Vec<String>, String)>,
+    /// The other old hierarchies: controllers and the engine's own group.
+    others: Vec<(Vec<String>, OwnedFd)>,
     /// Groups in them, made for the first privileged container.
     privileged: OnceLock<Vec<Legacy>>,
     name: String,
@@ -130,21 +130,16 @@ impl Cgroups {
             .unified
             .as_deref()
             .and_then(|path| noted("unified", Unified::new(path, &name)));
-        let memory = membership
-            .legacy
-            .iter()
-            .find(|(c, _)| c.iter().any(|c| c == "memory"));
-        let memory = memory
-            .and_then(|(controllers, path)| noted("memory", Legacy::new(controllers, path, &name)));
-        let is_memory = |controllers: &[String]| controllers.iter().any(|c| c == "memory");
-        let others: Vec<_> = membership
-            .legacy
-            .into_iter()
-            .filter(|(controllers, _)| !is_memory(controllers))
-            .collect();
-        for (controllers, path) in &others {
-            if let Some(own) = noted("old hierarchy", Legacy::own(controllers, path)) {
-                sweep(own.as_fd());
+        let (mut memory, mut others) = (None, Vec::new());
+        for (controllers, path) in membership.legacy {
+            let Some(own) = noted("old hierarchy", Legacy::own(&controllers, &path)) else {
+                continue;
+            };
+            sweep(own.as_fd());
+            if controllers.iter().any(|c| c == "memory") {
+                memory = noted("memory", Legacy::new(&controllers, own, &name));
+            } else {
+                others.push((controllers, own));
             }
         }
         Cgroups {
@@ -183,8 +178,11 @@ impl Cgroups {
     pub(super) fn adopt_thread(&self, privileged: bool) {
         let others = privileged.then(|| {
             self.privileged.get_or_init(|| {
-                let made = self.others.iter().filter_map(|(controllers, path)| {
-                    noted("old hierarchy", Legacy::new(controllers, path, &self.name))
+                let made = self.others.iter().filter_map(|(controllers, own)| {
+                    let group = own
+                        .try_clone()
+                        .and_then(|own| Legacy::new(controllers, own, &self.name));
+                    noted("old hierarchy", group)
                 });
                 made.collect()
             })
@@ -347,9 +345,8 @@ impl Legacy {
         open(mount.as_fd(), path)
     }
 
-    fn new(controllers: &[String], path: &str, name: &str) -> io::Result<Legacy> {
-        let own = Legacy::own(controllers, path)?;
-        sweep(own.as_fd());
+    /// A group for containers in the engine's own.
+    fn new(controllers: &[String], own: OwnedFd, name: &str) -> io::Result<Legacy> {
         let group = Arc::new(make(own.as_fd(), name)?);
         if controllers.iter().any(|c| c == "cpuset") {
             // A new group has none, and takes no member until it has.
