@@ -4,9 +4,10 @@ use std::{
     collections::HashMap,
     future::Future,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
+use crate::lock;
 use tokio::{sync::watch, task::AbortHandle};
 
 /// Running computations by key.
@@ -37,10 +38,6 @@ struct Running<V> {
     waiters: usize,
     abort: AbortHandle,
     result: watch::Receiver<Option<V>>,
-}
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<K, V> Flights<K, V>

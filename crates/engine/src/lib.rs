@@ -37,5 +37,12 @@ pub mod session;
 mod testkit;
 mod volume;
 
+/// Locks; what a thread that panicked left is as good as anything: nothing is kept in pieces.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 pub use ctx::Ctx;
 pub use engine::Engine;

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,6 +15,7 @@ use wire::ClientInfo;
 use crate::{
     Ctx,
     link::ClientLink,
+    lock,
     network::SessionNetwork,
     node::Key,
     progress::Progress,
@@ -89,10 +90,6 @@ pub(crate) fn shortened(text: &str) -> Option<String> {
 
 /// Most failures remembered per session.
 const MAX_FAILURES: usize = 10_000;
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Session {
     /// A session without clients.

@@ -36,18 +36,12 @@ pub(super) async fn import(inv: Invocation<Ctx>) -> Result<Value, Error> {
         .parse()
         .map_err(|e| Error::from_chain(Class::User, &e))?;
     let tag = inv.args.str("tag").to_owned();
-    let snapshot = file.tree.snapshot(&inv.ctx).await?;
-    let (store, path) = (inv.ctx.engine.store.clone(), file.tree.path.clone());
-    let found = inv
-        .ctx
-        .engine
-        .blocking(move || {
-            let tree = snapshot
-                .tree()
-                .map_err(|e| Error::from_chain(Class::Environment, &e))?;
-            tree.expect_file(&*path, &path)
-                .map_err(|e| tree_error(&e))?;
-            let archive = tree.open(&*path).map_err(|e| tree_error(&e))?;
+    let store = inv.ctx.engine.store.clone();
+    let found = file
+        .tree
+        .with(&inv.ctx, move |tree, path| {
+            tree.expect_file(path, path).map_err(|e| tree_error(&e))?;
+            let archive = tree.open(path).map_err(|e| tree_error(&e))?;
             let contents = read(archive, &store).map_err(|e| refused(&e))?;
             let blobs: Arc<dyn Blobs> = Arc::new(store);
             contents

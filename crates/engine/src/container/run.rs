@@ -1,6 +1,6 @@
 //! Runs a planned exec to its end: services and network in; snapshots and output out.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use graph::error::{Class, Error};
 use store::Snapshot;
@@ -11,7 +11,7 @@ use super::{
     terminal,
 };
 use crate::{
-    Ctx,
+    Ctx, lock,
     nested::Nesting,
     network::ExecNetwork,
     node::exec::{ExecPlan, ExecResult, PlannedSource},
@@ -243,10 +243,6 @@ impl Order {
         }
         self.0.push(bytes);
     }
-}
-
-fn lock(order: &Mutex<Order>) -> MutexGuard<'_, Order> {
-    order.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The sentence clients know. Secrets are masked before quoting changes how they look.

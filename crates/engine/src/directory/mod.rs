@@ -128,6 +128,21 @@ impl Tree {
         T: Send + 'static,
         F: FnOnce(&store::Tree, &str) -> Result<T, store::TreeError> + Send + 'static,
     {
+        self.with(ctx, move |tree, path| {
+            f(tree, path).map_err(|e| tree_error(&e))
+        })
+        .await
+    }
+
+    /// [`Tree::read`] for work that fails in other ways too.
+    ///
+    /// # Errors
+    /// Whatever the work behind it or `f` answered.
+    pub async fn with<T, F>(&self, ctx: &Ctx, f: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&store::Tree, &str) -> Result<T, Error> + Send + 'static,
+    {
         let snapshot = self.snapshot(ctx).await?;
         let path = self.path.clone();
         ctx.engine
@@ -135,7 +150,7 @@ impl Tree {
                 let tree = snapshot
                     .tree()
                     .map_err(|e| Error::from_chain(Class::Environment, &e))?;
-                f(&tree, &path).map_err(|e| tree_error(&e))
+                f(&tree, &path)
             })
             .await
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use graph::{
-    error::{Class, Error},
+    error::Error,
     resolve::{Args, Invocation, Memo},
     value::Value,
 };
@@ -120,17 +120,8 @@ fn int(n: u64) -> Value {
 }
 
 async fn run(inv: &Invocation<Ctx>, tree: Tree, search: Search) -> Answer {
-    let snapshot = tree.snapshot(&inv.ctx).await?;
-    let path = tree.path.to_string();
-    let hits = inv
-        .ctx
-        .engine
-        .blocking(move || {
-            let tree = snapshot
-                .tree()
-                .map_err(|e| Error::from_chain(Class::Environment, &e))?;
-            search.run(&tree, &path)
-        })
+    let hits = tree
+        .with(&inv.ctx, move |tree, path| search.run(tree, path))
         .await?;
     Ok(inv.objects(hits))
 }

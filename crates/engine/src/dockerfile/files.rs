@@ -437,17 +437,18 @@ impl<'a> Bringing<'a> {
         Ok(to)
     }
 
+    /// Is the destination there, and something else than a directory?
+    fn dest_is_no_dir(&self) -> Result<bool, Error> {
+        let there = self.tree.stat(&self.dest).map_err(|e| tree_error(&e))?;
+        Ok(there.is_some_and(|s| !s.is_dir()))
+    }
+
     fn one(&self, shown: &str, path: &str, into: bool) -> Result<(), Error> {
         let Some(stat) = self.source.stat(path).map_err(|e| tree_error(&e))? else {
             return Err(self.missing(shown));
         };
         if stat.is_dir() {
-            if self
-                .tree
-                .stat(&self.dest)
-                .map_err(|e| tree_error(&e))?
-                .is_some_and(|s| !s.is_dir())
-            {
+            if self.dest_is_no_dir()? {
                 return Err(Error::user(format!(
                     "cannot copy a directory over `{}`, which is none",
                     self.dest
@@ -532,12 +533,7 @@ impl<'a> Bringing<'a> {
                     .context(format!("cannot unpack `{}`", paths::base_name(path))));
             }
         }
-        if self
-            .tree
-            .stat(&self.dest)
-            .map_err(|e| tree_error(&e))?
-            .is_some_and(|s| !s.is_dir())
-        {
+        if self.dest_is_no_dir()? {
             return Err(Error::user(format!(
                 "cannot unpack into `{}`: it is not a directory",
                 self.dest

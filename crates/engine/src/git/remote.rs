@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,9 +20,10 @@ use crate::{
     Ctx,
     flight::Flights,
     host::{Socket, SocketProxy},
+    lock,
     node::{Key, KeyHasher},
     secret::{Plaintext, Secret},
-    service::{Door, Service, Use},
+    service::{self, Door, Service, Use},
     session::Client,
 };
 
@@ -65,10 +66,6 @@ pub struct Known {
     running: Flights<Key, Result<Arc<Refs>, Error>>,
     /// What the helpers of a client answered: by client and origin.
     logins: Mutex<HashMap<(u64, String), (String, Plaintext)>>,
-}
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Known {
@@ -258,7 +255,7 @@ impl Access {
         let mut ssh_host = None;
         if let Some(service) = &repository.service {
             let used = ctx.session.services.acquire(ctx, service).await?;
-            if serves(service, &used.running().hostname, &address.host) {
+            if service::is_meant(service, &used.running().hostname, &address.host) {
                 let Some(door) = used.running().door.clone() else {
                     return Err(Error::user(format!(
                         "the service `{}` has no address",
@@ -469,15 +466,6 @@ impl Access {
     fn door(&self) -> Option<Door> {
         self.used.as_ref()?.running().door.clone()
     }
-}
-
-/// Does the host's name mean the service?
-fn serves(service: &Service, running: &str, host: &str) -> bool {
-    let own = &*service.hostname;
-    host == running
-        || host
-            .strip_prefix(own)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// For a shell, and in it for the option of a program that takes words apart.

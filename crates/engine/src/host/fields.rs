@@ -11,7 +11,7 @@ use graph::{
 use tokio::io::AsyncReadExt;
 use wire::{
     LinkRequest,
-    link::{FileBytes, PathKind, read_status},
+    link::{FileBytes, PathKind, PathStat, read_status},
 };
 
 use super::{
@@ -161,15 +161,19 @@ async fn file(inv: Invocation<Ctx>) -> Answer {
     Ok(Value::Object(Object::new("File", call, file)))
 }
 
-/// What is wrong with a path of the client's that is there and gave no file; `None` when that is not known.
-async fn not_a_file(ctx: &Ctx, path: &str) -> Option<Error> {
+/// Looks at a path of the client's machine, links as they are.
+async fn stat(ctx: &Ctx, path: &str) -> Result<PathStat, wire::LinkError> {
     let request = LinkRequest::Stat {
         path: path.into(),
         follow: false,
     };
-    let mut stream = ctx.client.link.open(request).await.ok()?;
-    let stat: wire::link::PathStat = read_status(&mut stream).await.ok()?;
-    let what = match stat.kind {
+    let mut stream = ctx.client.link.open(request).await?;
+    read_status(&mut stream).await
+}
+
+/// What is wrong with a path of the client's that is there and gave no file; `None` when that is not known.
+async fn not_a_file(ctx: &Ctx, path: &str) -> Option<Error> {
+    let what = match stat(ctx, path).await.ok()?.kind {
         PathKind::Dir | PathKind::File => return None,
         PathKind::Symlink => {
             "it is a symbolic link to nothing inside its directory: name the file that is meant"
@@ -189,18 +193,7 @@ async fn find_up(inv: Invocation<Ctx>) -> Answer {
     let mut at = paths::join("/", &inv.ctx.client.info.workdir);
     loop {
         let path = paths::join(&at, name);
-        let request = LinkRequest::Stat {
-            path: path.as_str().into(),
-            follow: false,
-        };
-        let mut stream = inv
-            .ctx
-            .client
-            .link
-            .open(request)
-            .await
-            .map_err(|e| link_error(&e))?;
-        match read_status::<wire::link::PathStat>(&mut stream).await {
+        match stat(&inv.ctx, &path).await {
             Ok(_) => return Ok(Value::string(path)),
             Err(e) if e.kind == wire::LinkErrorKind::NotFound => {}
             Err(e) => return Err(link_error(&e)),

@@ -1,16 +1,14 @@
 //! The way to a server: over the network of the engine's machine, through a proxy, or into a service.
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Mutex, time::Duration};
 
 use tokio::{net::TcpStream, net::UnixListener, task::AbortHandle, time::timeout};
 
 use super::{FetchError, address::Address, error::cause};
-use crate::service::{Door, Use};
+use crate::{
+    lock,
+    service::{self, Door, Service, Use},
+};
 
 /// How long is waited for what, and how much is taken.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +58,7 @@ impl Pool {
         limits: &Limits,
     ) -> Result<reqwest::Client, FetchError> {
         let direct = address.is_loopback();
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = lock(&self.clients);
         let slot = &mut clients[usize::from(direct)];
         if let Some(client) = slot {
             return Ok(client.clone());
@@ -76,7 +74,7 @@ impl Pool {
 
     /// Closes what is idle.
     pub(super) fn forget(&self) {
-        *self.clients.lock().unwrap_or_else(PoisonError::into_inner) = Default::default();
+        *lock(&self.clients) = Default::default();
     }
 }
 
@@ -95,15 +93,15 @@ fn builder(limits: &Limits) -> Result<reqwest::ClientBuilder, FetchError> {
 
 /// A running service that a file is fetched from.
 pub(super) struct Served {
-    hostname: Arc<str>,
+    service: Service,
     used: Use,
     run_dir: PathBuf,
 }
 
 impl Served {
-    pub(super) fn new(hostname: Arc<str>, used: Use, run_dir: PathBuf) -> Self {
+    pub(super) fn new(service: Service, used: Use, run_dir: PathBuf) -> Self {
         Self {
-            hostname,
+            service,
             used,
             run_dir,
         }
@@ -111,13 +109,11 @@ impl Served {
 
     /// Does the address mean the service?
     pub(super) fn serves(&self, address: &Address) -> bool {
-        let host = address.host().0;
-        let own = &*self.hostname;
-        host == own
-            || host == self.used.running().hostname
-            || host
-                .strip_prefix(own)
-                .is_some_and(|rest| rest.starts_with('.'))
+        service::is_meant(
+            &self.service,
+            &self.used.running().hostname,
+            address.host().0,
+        )
     }
 
     /// A client whose connections all lead to the address's port of the service.
@@ -128,7 +124,7 @@ impl Served {
     ) -> Result<(reqwest::Client, Passage), FetchError> {
         let door = self.used.running().door.clone();
         let door = door.ok_or_else(|| FetchError::NoAddress {
-            hostname: self.hostname.to_string(),
+            hostname: self.service.hostname.to_string(),
         })?;
         let port = address.host().1;
         let failed = |why: String| FetchError::Connect {

@@ -204,19 +204,15 @@ impl Ctx {
                 // Its run is shown; later it is no news.
                 self.session.first_shown(node.key);
                 let (outputs, result) = container::run::run(self, plan, &inputs).await?;
+                let label = container::prepare::label(self, plan);
+                self.record(node.key, &outputs, &result.encode(), &label);
                 if let Some(root) = outputs.first().filter(|root| Some(*root) != inputs.first()) {
                     let made = Made {
-                        by: container::prepare::label(self, plan),
+                        by: label,
                         begun: None,
                     };
                     made.remember(&self.engine.store, root);
                 }
-                self.record(
-                    node.key,
-                    &outputs,
-                    &result.encode(),
-                    &container::prepare::label(self, plan),
-                );
                 Done {
                     outputs,
                     exec: Some(result),

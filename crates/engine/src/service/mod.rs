@@ -230,6 +230,14 @@ impl Reached {
     }
 }
 
+/// Does a host in an address mean the service: its name, alone or with a domain, or the one it runs under?
+pub(crate) fn is_meant(service: &Service, running: &str, host: &str) -> bool {
+    host == running
+        || host
+            .strip_prefix(&*service.hostname)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 impl Service {
     /// The ports a container or host service is asked for, without running; a tunnel has them only when it runs.
     fn declared_ports(&self) -> Vec<Port> {

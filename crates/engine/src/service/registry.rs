@@ -5,7 +5,7 @@ use std::{
     future::Future,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Door, Kind, Service, health::Probe, host, instance, output::Log, tunnel};
-use crate::{Ctx, container::Port};
+use crate::{Ctx, container::Port, lock};
 
 /// How long a service stays after its last use: one exec is often followed by another.
 const GRACE: Duration = Duration::from_secs(10);
@@ -114,10 +114,6 @@ impl std::fmt::Debug for Seat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Seat({})", self.id)
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Seat {

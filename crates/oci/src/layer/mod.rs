@@ -60,6 +60,20 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Counts one more entry.
+    fn count(&self, entries: &mut u64) -> Result<(), UnpackError> {
+        *entries += 1;
+        if *entries > self.entries {
+            return Err(UnpackError::Limit {
+                what: "entries",
+                limit: self.entries,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// What was unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unpacked {
@@ -231,13 +245,7 @@ pub fn unpack<R: Read + Send>(
         let mut tar = tarball::Reader::new(stream);
         let mut entries = 0;
         while let Some(entry) = tar.next_entry()? {
-            entries += 1;
-            if entries > limits.entries {
-                return Err(UnpackError::Limit {
-                    what: "entries",
-                    limit: limits.entries,
-                });
-            }
+            limits.count(&mut entries)?;
             extractor.entry(&entry, &mut tar)?;
         }
         extractor.finish()?;
@@ -290,13 +298,7 @@ pub(crate) fn files<R: Read + Send>(
         let mut tar = tarball::Reader::new(stream);
         let mut entries = 0;
         while let Some(entry) = tar.next_entry()? {
-            entries += 1;
-            if entries > limits.entries {
-                return Err(UnpackError::Limit {
-                    what: "entries",
-                    limit: limits.entries,
-                });
-            }
+            limits.count(&mut entries)?;
             let link = match entry.kind {
                 tarball::Kind::File => None,
                 tarball::Kind::HardLink => Some((entry.link.as_slice(), false)),
