@@ -525,9 +525,11 @@ impl Process {
             terminal: self.terminal && leads,
         });
         ops.push(Op::Umask(0o022));
-        ops.extend(self.rlimits.into_iter().map(Op::Limit));
         ops.push(Op::Keyring);
         ops.push(Op::Directory(string(self.cwd)?));
+        // After the last file is opened, which gets a number above all that the engine has open, and before the right to
+        // raise a limit is given up.
+        ops.extend(self.rlimits.into_iter().map(Op::Limit));
         // Only a process that may administer the system may install a filter without giving up set-user-id programs.
         if !self.privileged {
             ops.push(Op::Filter(seccomp::filter()));

@@ -222,6 +222,26 @@ fn root_hostname_streams_and_limits_are_set() {
 }
 
 #[test]
+fn root_a_limit_of_descriptors_below_what_the_engine_has_open() {
+    if !able() {
+        return;
+    }
+    let image = Image::new();
+    let open: Vec<fs::File> = (0..64)
+        .map(|_| fs::File::open("/dev/null").unwrap())
+        .collect();
+    let mut spec = image.script("ulimit -n; pwd");
+    spec.cwd = b"/etc".to_vec();
+    spec.rlimits = vec![Rlimit {
+        resource: libc::RLIMIT_NOFILE,
+        soft: 16,
+        hard: 16,
+    }];
+    assert_eq!(run(spec).out, "16\n/etc\n");
+    drop(open);
+}
+
+#[test]
 fn root_mounts_show_their_sources() {
     if !able() {
         return;
