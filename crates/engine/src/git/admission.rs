@@ -131,21 +131,11 @@ impl Checkout {
     /// What the network, the server or `git` said.
     pub fn admit<'a>(&'a self, ctx: &'a Ctx) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let here = self.is_mirrored(ctx).await?;
             let mut mirror = None;
-            if here {
+            if self.is_mirrored(ctx).await? {
                 self.repository.admit(ctx).await?;
             } else {
-                let step = ctx
-                    .session
-                    .progress
-                    .step(&format!("git fetch {}", self.shown()), ctx.span);
-                let fetched = self.fetched(ctx, &step).await;
-                match &fetched {
-                    Ok(_) => step.done(),
-                    Err(e) => step.failed(e),
-                }
-                mirror = Some(fetched?.0);
+                mirror = Some(self.fetched_in_step(ctx).await?);
             }
             let facts = ctx.engine.store.facts();
             if facts.get(SPACE, &self.commit).as_deref() == Some(b"none") {
@@ -159,16 +149,9 @@ impl Checkout {
                     if mirror.has(&self.wanted()).await {
                         mirror
                     } else {
-                        // It is in one with more, or less, of the history.
+                        // It is in one with more, or less, of the history; this one's lock is ours.
                         drop(mirror);
-                        self.fetched(
-                            ctx,
-                            &ctx.session
-                                .progress
-                                .step(&format!("git fetch {}", self.shown()), ctx.span),
-                        )
-                        .await?
-                        .0
+                        self.fetched_in_step(ctx).await?
                     }
                 }
             };
@@ -186,6 +169,19 @@ impl Checkout {
             }
             Ok(())
         })
+    }
+
+    async fn fetched_in_step(&self, ctx: &Ctx) -> Result<Mirror, Error> {
+        let step = ctx
+            .session
+            .progress
+            .step(&format!("git fetch {}", self.shown()), ctx.span);
+        let fetched = self.fetched(ctx, &step).await;
+        match &fetched {
+            Ok(_) => step.done(),
+            Err(e) => step.failed(e),
+        }
+        Ok(fetched?.0)
     }
 
     /// Has the remote given this commit before?

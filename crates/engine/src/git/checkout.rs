@@ -44,7 +44,7 @@ pub fn tree(plan: Checkout) -> Output {
     h.str(&plan.commit)
         .num(u64::from(plan.repository.keep_git_dir));
     if plan.repository.keep_git_dir {
-        h.str(&plan.repository.address.to_string())
+        h.str(&plan.repository.address.without_query())
             .num(u64::from(plan.depth))
             .num(plan.tags.len() as u64);
         for (name, object) in &plan.tags {
@@ -162,7 +162,7 @@ impl Checkout {
         // With nothing here a fetch must ask the remote; else `git` may find by itself what it needs.
         let fresh = mirror.is_fresh();
         let mut way = Access::open(ctx, repository).await?;
-        let url = repository.address.to_string();
+        let url = repository.address.url();
         loop {
             match mirror.fetch(&way, &url, &wanted, step).await {
                 Ok(()) => break,
@@ -199,7 +199,7 @@ impl Checkout {
                     ("filter.lfs.process", "git-lfs filter-process"),
                     ("filter.lfs.smudge", "git-lfs smudge -- %f"),
                     ("filter.lfs.required", "true"),
-                    ("remote.origin.url", &repository.address.to_string()),
+                    ("remote.origin.url", &repository.address.url()),
                     ("lfs.storage", &mirror.dir.join("lfs").display().to_string()),
                 ] {
                     git = git.setting(name, value);
@@ -317,7 +317,7 @@ impl Checkout {
         }
         config.push_str(&format!(
             "[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
-            setting_value(&self.repository.address.to_string())
+            setting_value(&self.repository.address.without_query())
         ));
         for module in inner {
             config.push_str(&format!(

@@ -136,7 +136,7 @@ pub fn bind(b: &mut Binder) {
     });
     b.bind("GitRepository.latestVersion", Memo::Never, latest_version);
     b.bind("GitRepository.url", Memo::Session, |inv| async move {
-        Ok(Value::string(inv.this::<Repository>()?.address.to_string()))
+        Ok(Value::string(inv.this::<Repository>()?.address.url()))
     });
     b.bind(
         "GitRepository.withAuthToken",
@@ -311,7 +311,7 @@ async fn common_ancestor(inv: Invocation<Ctx>) -> Answer {
         let mut access = Access::open(&inv.ctx, from).await?;
         let fetched = loop {
             match mirror
-                .fetch(&access, &from.address.to_string(), &wanted, &step)
+                .fetch(&access, &from.address.url(), &wanted, &step)
                 .await
             {
                 Ok(()) => break Ok(()),

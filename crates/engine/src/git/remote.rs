@@ -89,7 +89,7 @@ impl Repository {
     fn question(&self) -> Key {
         let id = |s: &Option<Secret>| s.as_ref().map(|s| s.id.to_string()).unwrap_or_default();
         let mut h = KeyHasher::new("git refs");
-        h.str(&self.address.to_string())
+        h.str(&self.address.url())
             .str(&id(&self.token))
             .str(&id(&self.header))
             .str(&self.username)
@@ -149,8 +149,8 @@ impl Repository {
     pub(super) fn volume_key(&self) -> String {
         match &self.service {
             // The name of a service means another machine elsewhere.
-            Some(service) => format!("git mirror\0{}\0{}", self.address, service.id),
-            None => format!("git mirror\0{}", self.address),
+            Some(service) => format!("git mirror\0{}\0{}", self.address.url(), service.id),
+            None => format!("git mirror\0{}", self.address.url()),
         }
     }
 
@@ -193,7 +193,7 @@ impl Repository {
     async fn list_in(&self, ctx: &Ctx) -> Result<Refs, Error> {
         let mut access = Access::open(ctx, self).await?;
         loop {
-            let url = self.address.to_string();
+            let url = self.address.url();
             let git = Git::new(
                 &access.home,
                 ["ls-remote", "--symref", "--quiet", "--", &url],
@@ -265,6 +265,9 @@ impl Access {
             asked: false,
             _volume: None,
         };
+        if let Some(query) = address.query().filter(|q| !q.is_empty()) {
+            access.secrets.push(query.as_bytes().to_vec());
+        }
         let mut ssh_host = None;
         if let Some(service) = &repository.service {
             let used = ctx.session.services.acquire(ctx, service).await?;
