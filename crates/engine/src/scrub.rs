@@ -11,6 +11,34 @@ const MASK: &[u8] = b"***";
 /// Shortest line of a multi-line secret that is masked by itself.
 const MIN_LINE: usize = 6;
 
+/// An address that could not be read, as messages show it: shortened, without what stands before an `@` and in its query. It may
+/// be anything, so rather too much is masked.
+pub(crate) fn shown_address(text: &str) -> String {
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text.as_str()),
+    };
+    let (masked, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("***@", rest),
+        None => ("", rest),
+    };
+    let (rest, cut) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?…"),
+        None => (rest, ""),
+    };
+    let rest: String = rest.chars().take(200).collect();
+    // What stands before `://` may be a password as well.
+    let scheme = match scheme.contains('@') {
+        true => "***".to_owned(),
+        false => scheme.chars().take(200).collect(),
+    };
+    format!("{scheme}{masked}{rest}{cut}")
+}
+
 /// Shortest secret of a session that is masked in every error: shorter ones are parts of ordinary words.
 const MIN_ANYWHERE: usize = 4;
 

@@ -180,6 +180,18 @@ fn kept_elsewhere(inv: &Invocation<Ctx>, uri: &str) -> Result<Value, Error> {
             "`{uri}` is no address of a secret: use env://NAME, file://PATH or cmd://COMMAND"
         )));
     }
+    let missing = match uri.split_once("://") {
+        Some((scheme, rest)) if rest.trim().is_empty() => match scheme {
+            "env" => Some("names no variable: write env://NAME"),
+            "file" => Some("names no file: write file://PATH"),
+            "cmd" => Some("has no command: write cmd://COMMAND"),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(missing) = missing {
+        return Err(Error::user(format!("`{}` {missing}", uri.trim())));
+    }
     let client = inv.ctx.client.clone();
     // The same address means something else on another machine.
     let mut id = inv.call.digest();

@@ -166,3 +166,69 @@ fn root_a_branch_that_moves_is_seen_by_the_next_session_and_a_known_commit_needs
     assert_eq!(session.text(&known), "one\n");
     session.close();
 }
+
+#[test]
+fn root_what_was_fetched_is_for_those_whom_the_remote_has_answered() {
+    let Some(lab) = Lab::new() else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let work = repository(dir.path(), "r.git");
+    let commit = git(&work, &["rev-parse", "HEAD"]);
+    git(
+        dir.path(),
+        &["clone", "-q", "--no-hardlinks", "r.git", "fork.git"],
+    );
+    let server = Server::web(dir.path(), &[("x-access-token", "t0ken-value")]);
+    let port = server.port;
+    let url = |name: &str| format!("http://127.0.0.1:{port}/git/{name}");
+    let none = dir.path().join("none");
+    fs::write(&none, "").expect("written");
+    let bare = [
+        ("GIT_CONFIG_GLOBAL", none.to_str().expect("a path")),
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+    ];
+    let ask = |name: &str, token: &str, then: &str| {
+        let token = match token {
+            "" => String::new(),
+            id => format!(r#"{{withAuthToken(token:"{id}")"#),
+        };
+        format!(
+            r#"{{git(url:"{}"){token}{{commit(id:"{commit}"){{{then}"#,
+            url(name)
+        )
+    };
+    let given = |session: &crate::kit::Session, value: &str| {
+        session.text(&format!(r#"{{setSecret(name:"t",plaintext:"{value}"){{id"#))
+    };
+    let plain = r#"tree(discardGitDir:true){file(path:"f"){contents"#;
+    let config = r#"tree{file(path:".git/config"){contents"#;
+    let session = lab.session_with("v0.14.0", &bare);
+    let token = given(&session, "t0ken-value");
+    assert_eq!(session.text(&ask("r.git", &token, plain)), "one\n");
+    // A `.git` tells of the repository that was asked for.
+    for name in ["fork.git", "r.git"] {
+        let text = session.text(&ask(name, &token, config));
+        assert!(text.contains(&format!("\"{}\"", url(name))), "{text}");
+    }
+    // Nobody else, and nowhere else.
+    let error = session.error(&ask("nosuch.git", &token, plain));
+    assert!(error.contains("nosuch.git"), "{error}");
+    session.close();
+    let session = lab.session_with("v0.14.0", &bare);
+    for token in [String::new(), given(&session, "wr0ng-value")] {
+        for then in [plain, config] {
+            let error = session.error(&ask("r.git", &token, then));
+            assert!(error.contains("git error"), "{error}");
+        }
+    }
+    session.close();
+    // Who had it has it without the server.
+    drop(server);
+    let session = lab.session_with("v0.14.0", &bare);
+    let token = given(&session, "t0ken-value");
+    assert_eq!(session.text(&ask("r.git", &token, plain)), "one\n");
+    let error = session.error(&ask("r.git", "", plain));
+    assert!(error.contains("git error"), "{error}");
+    session.close();
+    let log = lab.log();
+    assert!(!log.contains("t0ken") && !log.contains("wr0ng"), "{log}");
+}

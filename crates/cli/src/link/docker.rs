@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -230,7 +230,7 @@ fn ask(helper: &str, key: &str, limit: Duration) -> Result<Option<Credentials>, 
 
 /// Waits for a child and its output, not longer than `limit`.
 pub(super) fn finish(child: Child, limit: Duration) -> io::Result<(Vec<u8>, bool)> {
-    finish_most(child, limit, ANSWER)
+    finish_most(child, limit, ANSWER).map(|(output, status)| (output, status.success()))
 }
 
 /// Waits for a child and the first `most` bytes of its output, not longer than `limit`.
@@ -238,7 +238,7 @@ pub(super) fn finish_most(
     mut child: Child,
     limit: Duration,
     most: u64,
-) -> io::Result<(Vec<u8>, bool)> {
+) -> io::Result<(Vec<u8>, ExitStatus)> {
     let stdout = child.stdout.take();
     let reader = std::thread::spawn(move || {
         let mut out = Vec::new();
@@ -252,7 +252,7 @@ pub(super) fn finish_most(
     loop {
         if let Some(status) = child.try_wait()? {
             let output = reader.join().unwrap_or_default();
-            return Ok((output, status.success()));
+            return Ok((output, status));
         }
         if Instant::now() > end {
             // It may have ended by itself just now.

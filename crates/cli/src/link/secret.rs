@@ -1,7 +1,10 @@
 //! Secrets kept on this machine: variables, files and what commands print.
 
 use std::{
-    os::unix::{ffi::OsStrExt, process::CommandExt},
+    os::unix::{
+        ffi::OsStrExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -75,13 +78,19 @@ pub fn command(command: &str, workdir: &Path, limit: Option<Duration>) -> Answer
         .process_group(0)
         .spawn()
         .map_err(|e| failed(&format!("cannot be started: {e}")))?;
-    let (mut output, ok) = docker::finish_most(child, limit.unwrap_or(LIMIT), MAX + 1)
+    let (mut output, status) = docker::finish_most(child, limit.unwrap_or(LIMIT), MAX + 1)
         .map_err(|e| failed(&format!("did not end: {e}")))?;
-    if !ok {
-        return Err(failed("failed"));
-    }
+    // First: a command whose output is not read any more fails because of that.
     if output.len() as u64 > MAX {
-        return Err(failed(&format!("prints more than {MAX} bytes")));
+        return Err(failed(&format!("prints more than the {MAX} bytes allowed")));
+    }
+    match (status.code(), status.signal()) {
+        (Some(0), _) => {}
+        (Some(code), _) => return Err(failed(&format!("failed with exit code {code}"))),
+        (None, signal) => {
+            let signal = signal.unwrap_or_default();
+            return Err(failed(&format!("was ended by signal {signal}")));
+        }
     }
     if output.ends_with(b"\n") {
         output.pop();
@@ -106,9 +115,13 @@ mod tests {
         assert_eq!(run("printf 'a\\nb\\n'").as_deref(), Ok("a\nb"));
         let error = run("echo secret; exit 3").expect_err("it failed");
         assert!(
-            error.contains("failed") && !error.contains("secret;"),
+            error.contains("failed with exit code 3") && !error.contains("secret;"),
             "{error}"
         );
+        let error = run("yes").expect_err("it is endless");
+        assert!(error.contains("more than the 512000 bytes"), "{error}");
+        let error = run("kill -9 $$").expect_err("it was killed");
+        assert!(error.contains("signal 9"), "{error}");
         let slow = command("sleep 60", Path::new("/"), Some(Duration::from_millis(20)));
         assert!(slow.expect_err("slow").message.contains("did not end"));
         assert!(

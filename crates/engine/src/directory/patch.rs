@@ -15,6 +15,11 @@ const FILE_MAX: u64 = 128 << 20;
 /// Mode of a symbolic link in a patch.
 const LINK: u32 = 0o120_000;
 
+/// Mode of a submodule's commit in a patch.
+const COMMIT: u32 = 0o160_000;
+/// The kind in a mode.
+const KIND: u32 = 0o170_000;
+
 /// What a patch does to one file.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct FilePatch {
@@ -83,6 +88,26 @@ fn parse(patch: &[u8]) -> Result<Vec<FilePatch>, String> {
             continue;
         };
         let octal = |s: &str| u32::from_str_radix(s.trim(), 8).ok();
+        let index = said.strip_prefix("index ").and_then(|r| r.rsplit_once(' '));
+        let modes = [
+            "new file mode ",
+            "deleted file mode ",
+            "new mode ",
+            "old mode ",
+        ];
+        let said_mode = modes.iter().find_map(|p| said.strip_prefix(p));
+        if said_mode
+            .or(index.map(|(_, mode)| mode))
+            .and_then(octal)
+            .map(|m| m & KIND)
+            == Some(COMMIT)
+        {
+            let of = file.new.as_ref().or(file.old.as_ref());
+            return Err(format!(
+                "{}: it is a submodule (mode 160000), whose commit no directory holds: leave it out of the patch",
+                of.map_or("", String::as_str)
+            ));
+        }
         if let Some(mode) = said.strip_prefix("new file mode ") {
             file.old = None;
             file.mode = octal(mode);
@@ -260,6 +285,14 @@ fn apply_file(tree: &Tree, at: &str, patch: &FilePatch) -> Result<(), Error> {
         if path.starts_with('/') || path.split('/').any(|p| p == "..") {
             return Err(bad(path, "it is outside of the directory"));
         }
+        // Names in a patch are those of its own directory: no link leads out of it, or elsewhere in it.
+        for (end, _) in path.match_indices('/') {
+            let parent = paths::join(at, path.get(..end).unwrap_or_default());
+            let stat = tree.lstat(&parent).map_err(|e| tree_error(&e))?;
+            if stat.is_some_and(|s| s.kind == Kind::Symlink) {
+                return Err(bad(path, "it is beyond a symbolic link"));
+            }
+        }
         Ok(paths::join(at, path))
     };
     let old = patch
@@ -313,7 +346,7 @@ fn apply_file(tree: &Tree, at: &str, patch: &FilePatch) -> Result<(), Error> {
         return Ok(());
     };
     let link = match patch.mode {
-        Some(mode) => mode & LINK == LINK,
+        Some(mode) => mode & KIND == LINK,
         None => stat.as_ref().is_some_and(|s| s.kind == Kind::Symlink),
     };
     if link {

@@ -139,6 +139,18 @@ async fn root_changes_tell_patch_and_apply() {
             "--- /dev/null\n+++ b/../out\n@@ -0,0 +1 @@\n+b\n",
             "outside of the directory",
         ),
+        (
+            "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1 @@\n+.\n\\ No newline at end of file\n--- /dev/null\n+++ b/l/new\n@@ -0,0 +1 @@\n+b\n",
+            "l/new: it is beyond a symbolic link",
+        ),
+        (
+            "diff --git a/m b/m\nnew file mode 160000\nindex 0000000..1234567\n--- /dev/null\n+++ b/m\n@@ -0,0 +1 @@\n+Subproject commit 1234567890123456789012345678901234567890\n",
+            "m: it is a submodule",
+        ),
+        (
+            "diff --git a/m b/m\nindex 1234567..2345678 160000\n--- a/m\n+++ b/m\n@@ -1 +1 @@\n-Subproject commit 1\n+Subproject commit 2\n",
+            "m: it is a submodule",
+        ),
     ] {
         let error = asker
             .error(&ask(
@@ -453,6 +465,16 @@ async fn root_json_and_variables() {
     assert_eq!(uri["secret"], json!({"uri": "env://NAME", "name": ""}));
     let error = asker.error("{ secret(uri: \"NAME\") { uri } }").await;
     assert!(error.contains("env://NAME"), "{error}");
+    for (uri, what) in [
+        ("env://", "`env://` names no variable"),
+        ("file://", "`file://` names no file"),
+        ("cmd:// ", "`cmd://` has no command"),
+    ] {
+        let error = asker
+            .error(&format!("{{ secret(uri: \"{uri}\") {{ plaintext }} }}"))
+            .await;
+        assert!(error.contains(what), "{uri}: {error}");
+    }
     let error = asker
         .error("{ secret(uri: \"vault://x\") { plaintext } }")
         .await;

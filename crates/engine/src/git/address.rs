@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::scrub::shown_address as shown;
+
 /// How a repository is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
@@ -101,21 +103,43 @@ impl fmt::Debug for Address {
     }
 }
 
-/// What `git` is given, and what people see.
+/// What people see: without the query, which may hold a token.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user.as_deref();
-        if !self.path.starts_with('/') {
-            if let Some(user) = user {
-                write!(f, "{user}@")?;
-            }
-            return write!(f, "{}:{}", self.host, self.path);
-        }
-        write!(f, "{}{}", self.origin(), self.path)
+        f.write_str(&self.without_query())?;
+        f.write_str(if self.query().is_some() { "?…" } else { "" })
     }
 }
 
 impl Address {
+    /// What `git` is given.
+    pub fn url(&self) -> String {
+        let user = self.user.as_deref();
+        if !self.path.starts_with('/') {
+            let user = user.map_or(String::new(), |u| format!("{u}@"));
+            return format!("{user}{}:{}", self.host, self.path);
+        }
+        format!("{}{}", self.origin(), self.path)
+    }
+
+    /// The query, which is a part of the path for `git`.
+    pub fn query(&self) -> Option<&str> {
+        let path = self
+            .path
+            .split_once('?')
+            .filter(|_| self.transport.is_http());
+        path.map(|(_, query)| query)
+    }
+
+    /// What may be written into a tree: it holds no credentials.
+    pub fn without_query(&self) -> String {
+        let url = self.url();
+        match (self.query(), url.split_once('?')) {
+            (Some(_), Some((url, _))) => url.to_owned(),
+            _ => url,
+        }
+    }
+
     /// Scheme, user, host and port.
     pub fn origin(&self) -> String {
         let user = self
@@ -183,25 +207,6 @@ impl Address {
             login: None,
             fragment: None,
         })
-    }
-}
-
-/// An address without the password that may be in it, shortened.
-fn shown(text: &str) -> String {
-    let text: String = text
-        .chars()
-        .take(200)
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect();
-    match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            match rest[..end].rfind('@') {
-                Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-                None => text,
-            }
-        }
-        None => text,
     }
 }
 
@@ -346,8 +351,9 @@ fn scp(place: &str, text: &str) -> Result<Option<Address>, AddressError> {
         Some((user, host)) => (Some(user), host),
         None => {
             // `host:8080/path` is a bare address with a port.
-            let number = path.split('/').next().unwrap_or_default();
-            if number.parse::<u16>().is_ok() {
+            let first = path.split('/').next().unwrap_or_default();
+            // And `user:password@host/path` is one with credentials.
+            if first.parse::<u16>().is_ok() || first.contains('@') {
                 return Ok(None);
             }
             (None, before)
@@ -443,6 +449,34 @@ mod tests {
             .expect_err("a scheme")
             .to_string();
         assert!(!e.contains("secret"), "{e}");
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        for text in [
+            "user:TokZZ19@h.example/x",
+            "user:TokZZ19@h.example:99999/x",
+            "https://u:pa/TokZZ19@h.example/x",
+            "https://u:TokZZ19@h b/x",
+            "https://h.example/x?token=TokZZ19",
+            "h.example/x?token=TokZZ19",
+            "ftp://h.example/x?token=TokZZ19",
+            "ext::sh TokZZ19@h",
+            "u:TokZZ19@://h",
+        ] {
+            let shown = match parse(text) {
+                Ok(parsed) => format!("{} {parsed:?}", parsed.address),
+                Err(e) => e.to_string(),
+            };
+            assert!(!shown.contains("TokZZ19"), "{text}: {shown}");
+        }
+        let parsed = parse("user:TokZZ19@h.example/x").expect("an address");
+        assert_eq!(parsed.address.to_string(), "https://h.example/x");
+        assert_eq!(parsed.login, Some(("user".into(), "TokZZ19".into())));
+        let parsed = parse("https://h/x?token=abc").expect("an address");
+        assert_eq!(parsed.address.url(), "https://h/x?token=abc");
+        assert_eq!(parsed.address.to_string(), "https://h/x?…");
+        assert_eq!(parsed.address.without_query(), "https://h/x");
     }
 
     #[test]

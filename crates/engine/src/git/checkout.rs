@@ -36,13 +36,17 @@ pub struct Checkout {
     pub tags: Vec<(String, String)>,
 }
 
-/// The tree of a commit, named by what is in it: the same commit from another repository is the same tree.
+/// The tree of a commit, named by what is in it: the same commit from another repository is the same tree, unless it has a
+/// `.git`, which tells of the repository. Who asks must be admitted before ([`Checkout::admit`]).
 pub fn tree(plan: Checkout) -> Output {
-    let mut h = KeyHasher::new("git checkout");
+    // Trees that older versions made may have the `.git` of another repository.
+    let mut h = KeyHasher::new("git checkout 2");
     h.str(&plan.commit)
         .num(u64::from(plan.repository.keep_git_dir));
     if plan.repository.keep_git_dir {
-        h.num(u64::from(plan.depth)).num(plan.tags.len() as u64);
+        h.str(&plan.repository.address.without_query())
+            .num(u64::from(plan.depth))
+            .num(plan.tags.len() as u64);
         for (name, object) in &plan.tags {
             h.str(name).str(object);
         }
@@ -120,6 +124,60 @@ impl Checkout {
         })
     }
 
+    /// What the mirror must have.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            commit: &self.commit,
+            name: self.name.as_deref(),
+            tags: if self.repository.keep_git_dir {
+                &self.tags
+            } else {
+                &[]
+            },
+        }
+    }
+
+    /// How much of the history the mirror must have.
+    pub(super) fn mirror_depth(&self) -> u32 {
+        if self.repository.keep_git_dir {
+            self.depth
+        } else {
+            1
+        }
+    }
+
+    /// The mirror with the commit in it, for somebody whom the remote has answered; and the way that was taken, if any.
+    pub(super) async fn fetched(
+        &self,
+        ctx: &Ctx,
+        step: &Step,
+    ) -> Result<(Mirror, Option<Access>), Error> {
+        let repository = &self.repository;
+        let wanted = self.wanted();
+        let mirror = Mirror::open(ctx, repository, self.mirror_depth(), &self.commit).await?;
+        if mirror.has(&wanted).await {
+            repository.admit(ctx).await?;
+            return Ok((mirror, None));
+        }
+        // With nothing here a fetch must ask the remote; else `git` may find by itself what it needs.
+        let fresh = mirror.is_fresh();
+        let mut way = Access::open(ctx, repository).await?;
+        let url = repository.address.url();
+        loop {
+            match mirror.fetch(&way, &url, &wanted, step).await {
+                Ok(()) => break,
+                Err(e) if e.is_denied() && way.ask(ctx, repository).await => {}
+                Err(e) => return Err(e.into_error(&repository.tried())),
+            }
+        }
+        if fresh {
+            repository.admitted(ctx, &way).await?;
+        } else {
+            repository.admit(ctx).await?;
+        }
+        Ok((mirror, Some(way)))
+    }
+
     async fn fill_own(
         &self,
         ctx: &Ctx,
@@ -127,27 +185,7 @@ impl Checkout {
     ) -> Result<(i64, Vec<submodules::Submodule>), Error> {
         let repository = &self.repository;
         let keep = repository.keep_git_dir;
-        let depth = if keep { self.depth } else { 1 };
-        let tags: &[(String, String)] = if keep { &self.tags } else { &[] };
-        let wanted = Wanted {
-            commit: &self.commit,
-            name: self.name.as_deref(),
-            tags,
-        };
-        let mirror = Mirror::open(ctx, repository, depth, &self.commit).await?;
-        let mut access = None;
-        if !mirror.has(&wanted).await {
-            let mut way = Access::open(ctx, repository).await?;
-            let url = repository.address.to_string();
-            loop {
-                match mirror.fetch(&way, &url, &wanted, place.step).await {
-                    Ok(()) => break,
-                    Err(e) if e.is_denied() && way.ask(ctx, repository).await => {}
-                    Err(e) => return Err(e.into_error(&repository.tried())),
-                }
-            }
-            access = Some(way);
-        }
+        let (mirror, mut access) = self.fetched(ctx, place.step).await?;
         let large = uses_large_files(&mirror, &self.commit).await?;
         if large && access.is_none() {
             access = Some(Access::open(ctx, repository).await?);
@@ -161,7 +199,7 @@ impl Checkout {
                     ("filter.lfs.process", "git-lfs filter-process"),
                     ("filter.lfs.smudge", "git-lfs smudge -- %f"),
                     ("filter.lfs.required", "true"),
-                    ("remote.origin.url", &repository.address.to_string()),
+                    ("remote.origin.url", &repository.address.url()),
                     ("lfs.storage", &mirror.dir.join("lfs").display().to_string()),
                 ] {
                     git = git.setting(name, value);
@@ -279,7 +317,7 @@ impl Checkout {
         }
         config.push_str(&format!(
             "[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
-            setting_value(&self.repository.address.to_string())
+            setting_value(&self.repository.address.without_query())
         ));
         for module in inner {
             config.push_str(&format!(

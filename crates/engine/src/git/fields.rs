@@ -86,7 +86,8 @@ impl GitRef {
         found.ok_or_else(missing)
     }
 
-    /// Its files, to be fetched when they are needed.
+    /// Its files, to be checked out when they are needed. They are fetched now if this repository has not given the commit
+    /// before.
     ///
     /// # Errors
     /// As [`GitRef::resolve`].
@@ -97,13 +98,15 @@ impl GitRef {
         } else {
             Vec::new()
         };
-        Ok(Tree::root(tree(Checkout {
+        let checkout = Checkout {
             repository: self.repository.clone(),
             name: resolved.name.starts_with("refs/").then_some(resolved.name),
             commit: resolved.commit,
             depth,
             tags,
-        })))
+        };
+        checkout.admit(ctx).await?;
+        Ok(Tree::root(tree(checkout)))
     }
 }
 
@@ -133,7 +136,7 @@ pub fn bind(b: &mut Binder) {
     });
     b.bind("GitRepository.latestVersion", Memo::Never, latest_version);
     b.bind("GitRepository.url", Memo::Session, |inv| async move {
-        Ok(Value::string(inv.this::<Repository>()?.address.to_string()))
+        Ok(Value::string(inv.this::<Repository>()?.address.url()))
     });
     b.bind(
         "GitRepository.withAuthToken",
@@ -287,13 +290,16 @@ async fn common_ancestor(inv: Invocation<Ctx>) -> Answer {
         theirs.resolve(&inv.ctx).await?,
     );
     let repository = &ours.repository;
-    let mirror = Mirror::open(&inv.ctx, repository, 0, &one.commit).await?;
+    let other_one =
+        (theirs.repository.volume_key() != repository.volume_key()).then_some(&theirs.repository);
+    let mirror = Mirror::open_beside(&inv.ctx, repository, other_one, 0, &one.commit).await?;
     for (from, resolved) in [(repository, &one), (&theirs.repository, &other)] {
         let wanted = Wanted {
             commit: &resolved.commit,
             name: Some(&resolved.name),
             tags: &[],
         };
+        from.admit(&inv.ctx).await?;
         if mirror.has(&wanted).await {
             continue;
         }
@@ -305,7 +311,7 @@ async fn common_ancestor(inv: Invocation<Ctx>) -> Answer {
         let mut access = Access::open(&inv.ctx, from).await?;
         let fetched = loop {
             match mirror
-                .fetch(&access, &from.address.to_string(), &wanted, &step)
+                .fetch(&access, &from.address.url(), &wanted, &step)
                 .await
             {
                 Ok(()) => break Ok(()),

@@ -55,11 +55,28 @@ impl Mirror {
         depth: u32,
         commit: &str,
     ) -> Result<Self, Error> {
+        Self::open_beside(ctx, repository, None, depth, commit).await
+    }
+
+    /// The same for what comes from another repository too: what is in a mirror must have come from its own.
+    pub(super) async fn open_beside(
+        ctx: &Ctx,
+        repository: &Repository,
+        beside: Option<&Repository>,
+        depth: u32,
+        commit: &str,
+    ) -> Result<Self, Error> {
         let lock: Arc<tokio::sync::Mutex<()>> = ctx.engine.volume_lock(&repository.volume_key());
         let lock = lock.lock_owned().await;
         let volume = repository.volume(ctx).await?;
         let format = if commit.len() == 64 { "sha256" } else { "sha1" };
-        let dir = volume.path().join(format!("{format}-{depth}.git"));
+        let dir = volume.path().join(match beside {
+            None => format!("{format}-{depth}.git"),
+            Some(other) => {
+                let other = blake3::hash(other.volume_key().as_bytes()).to_hex();
+                format!("beside-{format}-{depth}-{other:.32}.git")
+            }
+        });
         let mirror = Self {
             home: home(ctx)?,
             dir,
@@ -138,7 +155,7 @@ impl Mirror {
                 .iter()
                 .map(|(_, object)| format!("+{object}:refs/bodkin/tag-{object}")),
         );
-        let fresh = self.packs() == 0;
+        let fresh = self.is_fresh();
         // Whatever comes, the mirror is not what it was.
         let only = self.dir.join(ONLY);
         if only.exists() {
@@ -244,6 +261,11 @@ impl Mirror {
             .run(None)
             .await
             .map(drop)
+    }
+
+    /// Is nothing in it?
+    pub(super) fn is_fresh(&self) -> bool {
+        self.packs() == 0
     }
 
     fn packs(&self) -> usize {

@@ -6,6 +6,7 @@
 //! neither the machine's configuration nor what is in a repository decides what happens.
 
 pub mod address;
+mod admission;
 mod checkout;
 mod command;
 mod fields;

@@ -86,7 +86,7 @@ impl Repository {
     fn question(&self) -> Key {
         let id = |s: &Option<Secret>| s.as_ref().map(|s| s.id.to_string()).unwrap_or_default();
         let mut h = KeyHasher::new("git refs");
-        h.str(&self.address.to_string())
+        h.str(&self.address.url())
             .str(&id(&self.token))
             .str(&id(&self.header))
             .str(&self.username)
@@ -144,7 +144,11 @@ impl Repository {
 
     /// No cache volume of a user has such a key.
     pub(super) fn volume_key(&self) -> String {
-        format!("git mirror\0{}", self.address)
+        match &self.service {
+            // The name of a service means another machine elsewhere.
+            Some(service) => format!("git mirror\0{}\0{}", self.address.url(), service.id),
+            None => format!("git mirror\0{}", self.address.url()),
+        }
     }
 
     /// The references of the repository: asked for once per session.
@@ -186,13 +190,16 @@ impl Repository {
     async fn list_in(&self, ctx: &Ctx) -> Result<Refs, Error> {
         let mut access = Access::open(ctx, self).await?;
         loop {
-            let url = self.address.to_string();
+            let url = self.address.url();
             let git = Git::new(
                 &access.home,
                 ["ls-remote", "--symref", "--quiet", "--", &url],
             );
             match access.apply(git).run(None).await {
-                Ok(answer) => return Ok(Refs::parse(&String::from_utf8_lossy(&answer))),
+                Ok(answer) => {
+                    self.admitted(ctx, &access).await?;
+                    return Ok(Refs::parse(&String::from_utf8_lossy(&answer)));
+                }
                 Err(e) if e.is_denied() && access.ask(ctx, self).await => {}
                 Err(e) => return Err(e.into_error(&self.tried())),
             }
@@ -211,6 +218,8 @@ pub(super) struct Access {
     settings: Vec<(String, String)>,
     env: Vec<(&'static str, String)>,
     secrets: Vec<Vec<u8>>,
+    /// Who asks, for telling askers apart: never written down.
+    pub(super) credentials: Vec<u8>,
     origin: String,
     /// Helpers have been asked.
     asked: bool,
@@ -248,10 +257,14 @@ impl Access {
             settings: Vec::new(),
             env: Vec::new(),
             secrets: Vec::new(),
+            credentials: b"none".to_vec(),
             origin: address.origin(),
             asked: false,
             _volume: None,
         };
+        if let Some(query) = address.query().filter(|q| !q.is_empty()) {
+            access.secrets.push(query.as_bytes().to_vec());
+        }
         let mut ssh_host = None;
         if let Some(service) = &repository.service {
             let used = ctx.session.services.acquire(ctx, service).await?;
@@ -292,6 +305,10 @@ impl Access {
         service: Option<String>,
     ) -> Result<(), Error> {
         if let Some(socket) = repository.agent() {
+            // Keys do not leave an agent: the user and the socket stand for them.
+            let user = &repository.client.info;
+            self.credentials =
+                format!("ssh\0{}\0{}\0{}", user.stable_id, user.uid, socket.id).into_bytes();
             self.agent = Some(SocketProxy::listen(ctx, &socket, (0, 0)).await?);
         }
         let (hosts, policy) = if repository.known_hosts.trim().is_empty() {
@@ -342,6 +359,7 @@ impl Access {
                     ))
                 })?;
             self.secrets.push(text.as_bytes().to_vec());
+            self.credentials = format!("header\0{text}").into_bytes();
             // `Basic abc`: the second word alone is as secret.
             self.secrets
                 .extend(text.split_once(' ').map(|(_, t)| t.as_bytes().to_vec()));
@@ -388,6 +406,7 @@ impl Access {
                 ))
             })?;
         self.secrets.push(secret.as_bytes().to_vec());
+        self.credentials = format!("login\0{user}\0{secret}").into_bytes();
         self.env
             .retain(|(name, _)| !name.starts_with("BODKIN_GIT_"));
         self.env.push(("BODKIN_GIT_USER", user.to_owned()));

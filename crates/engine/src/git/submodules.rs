@@ -123,6 +123,27 @@ fn join(
     found
 }
 
+/// What is to be checked out for one of them.
+pub(super) fn checkout(parent: &Checkout, module: &Submodule) -> Result<Checkout, Error> {
+    let parsed = parent
+        .repository
+        .address
+        .submodule(&module.url)
+        .map_err(|e| {
+            Error::from_chain(Class::User, &e).context(format_args!("submodule `{}`", module.path))
+        })?;
+    let login = parsed
+        .login
+        .map(|(user, password)| (user, Plaintext::new(password.into_bytes())));
+    Ok(Checkout {
+        repository: parent.repository.submodule(parsed.address, login),
+        commit: module.commit.clone(),
+        name: None,
+        depth: parent.depth,
+        tags: Vec::new(),
+    })
+}
+
 /// Fetches all of them into their places.
 pub(super) async fn fill(
     ctx: &Ctx,
@@ -132,21 +153,7 @@ pub(super) async fn fill(
 ) -> Result<(), Error> {
     for module in inner {
         let told = |e: Error| e.context(format_args!("submodule `{}`", module.path));
-        let parsed = parent
-            .repository
-            .address
-            .submodule(&module.url)
-            .map_err(|e| told(Error::from_chain(Class::User, &e)))?;
-        let login = parsed
-            .login
-            .map(|(user, password)| (user, Plaintext::new(password.into_bytes())));
-        let checkout = Checkout {
-            repository: parent.repository.submodule(parsed.address, login),
-            commit: module.commit.clone(),
-            name: None,
-            depth: parent.depth,
-            tags: Vec::new(),
-        };
+        let checkout = checkout(parent, &module)?;
         let dir = place.dir.join(&module.path);
         empty_place(place, &module.path).map_err(told)?;
         if place.level + 1 > DEPTH_MAX {

@@ -27,7 +27,10 @@ impl std::fmt::Debug for Address {
 impl Address {
     /// Reads an address.
     pub(super) fn parse(text: &str) -> Result<Self, FetchError> {
-        let url = Url::parse(text).map_err(|source| FetchError::NoUrl { source })?;
+        let url = Url::parse(text).map_err(|source| FetchError::NoUrl {
+            url: crate::scrub::shown_address(text),
+            source,
+        })?;
         Self::of(url)
     }
 
@@ -40,7 +43,13 @@ impl Address {
                 url: self.shown(),
                 source,
             })?;
-        Self::of(url)
+        Self::of(url).map_err(|e| match e {
+            FetchError::Scheme { scheme } => FetchError::RedirectScheme {
+                url: self.shown(),
+                scheme,
+            },
+            e => e,
+        })
     }
 
     fn of(mut url: Url) -> Result<Self, FetchError> {
@@ -277,7 +286,19 @@ mod tests {
             assert!(Address::parse(url).is_err(), "{url}");
         }
         let a = Address::parse("http://h/x").expect("an address");
-        assert!(a.join("file:///etc/passwd").is_err());
+        let e = a
+            .join("file:///etc/passwd")
+            .expect_err("a scheme")
+            .to_string();
+        assert!(e.contains("http://h/x") && e.contains("`file`"), "{e}");
+        for text in [
+            "https://u:pa/TokZZ19@h/x",
+            "h/x?t=TokZZ19",
+            "//u:TokZZ19@h/x",
+        ] {
+            let e = Address::parse(text).expect_err("no URL").to_string();
+            assert!(e.contains("h/x") && !e.contains("TokZZ19"), "{e}");
+        }
         assert_eq!(a.join("/y").expect("an address").shown(), "http://h/y");
     }
 

@@ -8,8 +8,10 @@ use graph::error::{Class, Error};
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No address at all.
-    #[error("the address is no URL; write it as `https://host/path`")]
+    #[error("the address `{url}` is no URL; write it as `https://host/path`")]
     NoUrl {
+        /// What it was, masked.
+        url: String,
         /// Why.
         #[source]
         source: url::ParseError,
@@ -70,6 +72,16 @@ pub enum FetchError {
         /// Why.
         #[source]
         source: url::ParseError,
+    },
+    /// A redirect to something else than HTTP.
+    #[error(
+        "cannot fetch {url}: it is redirected to the unsupported protocol scheme `{scheme}`: only `http` and `https` are fetched"
+    )]
+    RedirectScheme {
+        /// From where.
+        url: String,
+        /// What it was.
+        scheme: String,
     },
     /// A redirect without an end.
     #[error("cannot fetch {url}: stopped after {limit} redirects")]
