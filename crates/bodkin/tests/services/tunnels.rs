@@ -125,6 +125,25 @@ fn root_a_port_in_use_is_an_error_that_says_so() {
         )) && e.ends_with(&holder),
         "{e}"
     );
+
+    // Another tunnel holds it: that is the engine, by its name.
+    drop(taken);
+    s.get(&format!(
+        "{{loadServiceFromID(id:{}){{start}}}}",
+        quoted(&tunnel)
+    ));
+    let again = s.text(&format!(
+        "{{host{{tunnel(service:{},ports:[{{backend:80,frontend:{port}}},{{backend:81}}]){{id",
+        quoted(&id)
+    ));
+    let e = s.error(&format!(
+        "{{loadServiceFromID(id:{}){{start}}}}",
+        quoted(&again)
+    ));
+    assert!(
+        e.contains("address already in use by `bodkin` (process "),
+        "{e}"
+    );
     s.close();
 }
 
