@@ -11,6 +11,7 @@
 
 pub mod carry;
 pub mod control;
+pub mod datagrams;
 pub mod frame;
 pub mod hello;
 pub mod line;

@@ -101,14 +101,14 @@ pub enum LinkRequest {
         pass: bool,
     },
     /// Listen on the client's machine: `Status<Listening>`. The stream stays open as long as the listener; the engine ends it by
-    /// closing. Every accepted connection arrives as a [`Preamble::Accepted`](crate::Preamble::Accepted).
+    /// closing. Every accepted connection arrives as a [`Preamble::Accepted`](crate::Preamble::Accepted); for `udp` every peer
+    /// does, its datagrams as [frames](crate::datagrams).
     Listen {
         /// `host:port`; port 0 lets the kernel choose.
         addr: String,
         /// How; `unix` is refused.
         network: Network,
-        /// The socket itself is wanted, if the client can [pass](crate::pass) it; then the client accepts nothing. UDP is
-        /// refused without.
+        /// The socket itself is wanted, if the client can [pass](crate::pass) it; then the client accepts nothing.
         #[serde(default)]
         pass: bool,
     },

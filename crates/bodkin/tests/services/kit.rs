@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -89,6 +89,29 @@ impl Lab {
         }
     }
 
+    /// An engine of this place that clients reach over TCP only.
+    pub(crate) fn elsewhere(&self) -> Elsewhere {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = free.local_addr().expect("an address");
+        drop(free);
+        let address = format!("tcp://{at}");
+        let log = std::fs::File::create(self.dir.path().join("elsewhere.log")).expect("a log");
+        let engine = self
+            .command(&["engine", "--addr", &address])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("an engine");
+        let elsewhere = Elsewhere { engine, address };
+        let end = Instant::now() + PATIENCE;
+        while TcpStream::connect(at).is_err() {
+            assert!(Instant::now() < end, "no engine at {at}");
+            std::thread::yield_now();
+        }
+        elsewhere
+    }
+
     /// What the last session and the engine said.
     pub(crate) fn log(&self) -> String {
         let read =
@@ -117,6 +140,30 @@ impl Drop for Lab {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
+    }
+}
+
+/// An engine that is reached over TCP. It ends with this value.
+pub(crate) struct Elsewhere {
+    engine: Child,
+    address: String,
+}
+
+impl Elsewhere {
+    /// A session with it.
+    pub(crate) fn session(&self, lab: &Lab) -> Session {
+        lab.session_with(
+            "v0.14.0",
+            &[("_EXPERIMENTAL_DAGGER_RUNNER_HOST", &self.address)],
+        )
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.engine.kill();
+        let _ = self.engine.wait();
     }
 }
 

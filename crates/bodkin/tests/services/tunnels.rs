@@ -125,6 +125,25 @@ fn root_a_port_in_use_is_an_error_that_says_so() {
         )) && e.ends_with(&holder),
         "{e}"
     );
+
+    // Another tunnel holds it: that is the engine, by its name.
+    drop(taken);
+    s.get(&format!(
+        "{{loadServiceFromID(id:{}){{start}}}}",
+        quoted(&tunnel)
+    ));
+    let again = s.text(&format!(
+        "{{host{{tunnel(service:{},ports:[{{backend:80,frontend:{port}}},{{backend:81}}]){{id",
+        quoted(&id)
+    ));
+    let e = s.error(&format!(
+        "{{loadServiceFromID(id:{}){{start}}}}",
+        quoted(&again)
+    ));
+    assert!(
+        e.contains("address already in use by `bodkin` (process "),
+        "{e}"
+    );
     s.close();
 }
 
@@ -160,6 +179,33 @@ fn root_containers_reach_this_machine_through_a_host_service() {
 fn root_datagrams_pass_in_both_directions() {
     let Some(lab) = Lab::new() else { return };
     let s = lab.session();
+    both_directions(&s);
+    s.close();
+}
+
+#[test]
+fn root_an_engine_elsewhere_has_tunnels_too() {
+    let Some(lab) = Lab::new() else { return };
+    let elsewhere = lab.elsewhere();
+    let s = elsewhere.session(&lab);
+    both_directions(&s);
+    let address = tunnel(
+        &s,
+        "import socket\nl=socket.create_server(('0.0.0.0',7000))\nwhile True:\n c,_=l.accept()\n n=0\n while (b:=c.recv(65536)): n+=len(b)\n if n: c.sendall(str(n).encode())\n c.close()",
+    );
+    let mut client = connect(&address);
+    client.write_all(&vec![7; 300_000]).expect("it reads");
+    client.shutdown(Shutdown::Write).expect("a half-close");
+    let mut said = String::new();
+    client
+        .read_to_string(&mut said)
+        .expect("the server's close arrives");
+    assert_eq!(said, "300000");
+    s.close();
+}
+
+/// Datagrams to a container and back, of two peers at once, and from a container to this machine.
+fn both_directions(s: &Session) {
     let echo = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('0.0.0.0',7002))\nwhile True:\n b,a=s.recvfrom(9000)\n s.sendto(b.upper(),a)";
     let id = s.text(&format!(
         "{{container{{from(address:\"python:3.12-slim\"){{withExposedPort(port:7002,protocol:UDP){{withExec(args:{}){{asService{{id",
@@ -183,6 +229,19 @@ fn root_datagrams_pass_in_both_directions() {
     let mut buffer = [0; 100];
     let (n, _) = here.recv_from(&mut buffer).expect("an answer");
     assert_eq!(&buffer[..n], b"HELLO");
+    let other = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    other.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    other.send_to(b"other", &endpoint).expect("sent");
+    here.send_to(b"again", &endpoint).expect("sent");
+    for (peer, wanted) in [(&other, b"OTHER"), (&here, b"AGAIN")] {
+        let (n, _) = peer.recv_from(&mut buffer).expect("an answer");
+        assert_eq!(&buffer[..n], wanted);
+    }
+    s.get(&format!(
+        "{{loadServiceFromID(id:{}){{stop}}}}",
+        quoted(&tunnel)
+    ));
+    UdpSocket::bind(&endpoint).expect("the port is free when the tunnel has stopped");
 
     // And to this machine.
     let port = here.local_addr().expect("an address").port();
@@ -202,5 +261,4 @@ fn root_datagrams_pass_in_both_directions() {
     ));
     assert_eq!(said.trim(), "abab");
     server.join().expect("served");
-    s.close();
 }

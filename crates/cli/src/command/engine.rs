@@ -38,6 +38,8 @@ fn serve(engine: &args::Engine, global: &Global) -> Result<Outcome, Failure> {
         // Fails only for the leader of a process group, who has no terminal to lose.
         let _ = rustix::process::setsid();
     }
+    // As users know it in lists of processes, however it was started. A name is all this is about.
+    let _ = rustix::thread::set_name(c"bodkin");
     // Not that of whoever happened to start it.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let state_flag = engine

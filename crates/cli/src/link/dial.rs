@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, os::fd::AsFd, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpListener, UdpSocket, UnixStream},
     sync::Semaphore,
     time::timeout,
@@ -11,7 +11,7 @@ use tokio::{
 use wire::{
     LinkError, LinkErrorKind, Status,
     carry::{self, Room},
-    frame::{self, Kind},
+    datagrams::{self, Flow},
     link::{Listening, Network},
     pass,
 };
@@ -24,8 +24,6 @@ use crate::{
 
 /// How long a connection may take to be accepted.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Longest datagram.
-const DATAGRAM: usize = 64 << 10;
 /// Most connections of one listener at once; more wait to be accepted.
 const ACCEPTED: usize = 512;
 
@@ -109,7 +107,10 @@ pub async fn dial(
             carry::streams(conn, stream, Room::USUAL).await;
             Ok(())
         }
-        Peer::Datagrams(socket) => datagrams(conn, socket).await,
+        Peer::Datagrams(socket) => {
+            datagrams::stream_to_socket(conn, socket).await;
+            Ok(())
+        }
     }
 }
 
@@ -130,58 +131,41 @@ async fn connect_udp(addr: &str, names: Names) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Carries datagrams until the engine closes the stream.
-async fn datagrams(conn: Conn, socket: UdpSocket) -> io::Result<()> {
-    let (from_engine, mut to_engine) = tokio::io::split(conn);
-    let mut from_engine = BufReader::new(from_engine);
-    let outward = async {
-        let mut payload = Vec::new();
-        while let Ok(Kind::Data) = frame::read_async(&mut from_engine, &mut payload).await {
-            // A datagram that nobody takes is lost, as datagrams are.
-            let _ = socket.send(&payload).await;
-        }
-    };
-    let inward = async {
-        let mut datagram = vec![0; DATAGRAM];
-        loop {
-            // An unreachable port is told at the next receive; the peer may come back.
-            let Ok(n) = socket.recv(&mut datagram).await else {
-                continue;
-            };
-            let payload = datagram.get(..n).unwrap_or_default();
-            if frame::write_async(&mut to_engine, Kind::Data, payload)
-                .await
-                .is_err()
-            {
-                return;
-            }
-        }
-    };
-    tokio::select! { () = outward => {}, () = inward => {} }
-    Ok(())
-}
-
-/// Hands a datagram socket to the engine, where that is possible: nobody carries datagrams over a stream yet.
-async fn hand_over(
+/// Answers a `listen` request for datagrams: hands the socket to the engine where that is possible, and carries its datagrams
+/// otherwise, a connection for each peer.
+async fn listen_udp(
+    server: &Server,
+    stream: u64,
     mut conn: Conn,
-    network: Network,
-    addr: &str,
     socket: UdpSocket,
     handed: bool,
 ) -> io::Result<()> {
-    if network != Network::Udp || !handed || !matches!(conn, Conn::Unix(_)) {
-        let why =
-            format!("cannot listen at `{addr}`: only tcp is supported with an engine elsewhere");
-        let error = LinkError::new(LinkErrorKind::Invalid, why);
-        return say::<()>(&mut conn, &Status::Error(error)).await;
-    }
     let listening = Status::Ok(Listening {
         addr: socket.local_addr()?.to_string(),
     });
-    say_with(&mut conn, &listening, &socket).await?;
-    // The engine's copy is the only one: it closes the port when it likes.
-    drop(socket);
-    let _ = conn.read(&mut [0; 1]).await;
+    if !handed {
+        say(&mut conn, &listening).await?;
+    } else if say_with(&mut conn, &listening, &socket).await? {
+        // The engine's copy is the only one: it closes the port when it likes.
+        drop(socket);
+        let _ = conn.read(&mut [0; 1]).await;
+        return Ok(());
+    }
+    let carry = |flow: Flow| {
+        let server = server.clone();
+        async move {
+            let peer = flow.peer().to_string();
+            if let Ok(to_engine) = server.accepted(stream, peer).await {
+                datagrams::to_stream(flow, to_engine).await;
+            }
+        }
+    };
+    let mut byte = [0; 1];
+    tokio::select! {
+        () = datagrams::serve(socket, carry) => {}
+        // Nothing is expected from the engine but the end.
+        _ = conn.read(&mut byte) => {}
+    }
     Ok(())
 }
 
@@ -207,10 +191,15 @@ pub(super) async fn listen(
         Err(e) => return Ok(say::<()>(&mut conn, &failed(&e, None)).await?),
     };
     let first = at.first().copied();
-    if network != Network::Tcp {
+    if network == Network::Unix {
+        let why = format!("cannot listen at `{addr}`: only tcp and udp are supported");
+        let error = LinkError::new(LinkErrorKind::Invalid, why);
+        return Ok(say::<()>(&mut conn, &Status::Error(error)).await?);
+    }
+    if network == Network::Udp {
         return match UdpSocket::bind(&at[..]).await {
             Err(e) => Ok(say::<()>(&mut conn, &failed(&e, first)).await?),
-            Ok(socket) => Ok(hand_over(conn, network, addr, socket, handed).await?),
+            Ok(socket) => Ok(listen_udp(server, stream, conn, socket, handed).await?),
         };
     }
     let listener = match TcpListener::bind(&at[..]).await {

@@ -10,8 +10,12 @@ use std::{
     },
 };
 
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType},
+};
 use sandbox::network::run_in;
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 
 /// Sockets made at once.
 const BATCH: usize = 16;
@@ -25,7 +29,7 @@ pub struct Door(Arc<Inner>);
 struct Inner {
     namespace: OwnedFd,
     address: Ipv4Addr,
-    ready: Mutex<Vec<TcpSocket>>,
+    ready: Mutex<Vec<OwnedFd>>,
     making: AtomicBool,
 }
 
@@ -79,9 +83,7 @@ impl Door {
                 door.0.making.store(false, Ordering::Release);
             });
         }
-        socket
-            .connect(SocketAddr::from((self.0.address, port)))
-            .await
+        connected(socket, SocketAddr::from((self.0.address, port))).await
     }
 
     /// A datagram socket of the namespace, connected to a port of the container.
@@ -106,13 +108,90 @@ impl Door {
         run_in(&self.0.namespace, work)
     }
 
-    fn ready(&self) -> MutexGuard<'_, Vec<TcpSocket>> {
+    fn ready(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
         self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self) -> io::Result<Vec<TcpSocket>> {
+    fn make(&self) -> io::Result<Vec<OwnedFd>> {
         run_in(&self.0.namespace, || {
-            (0..BATCH).map(|_| TcpSocket::new_v4()).collect()
+            (0..BATCH).map(|_| Ok(socket()?)).collect()
         })?
+    }
+}
+
+fn socket() -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
+/// Connects a socket. Within one machine that is over when the system call returns: it is only waited for when it is not.
+async fn connected(socket: OwnedFd, to: SocketAddr) -> io::Result<TcpStream> {
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let early = rustix::net::getpeername(&socket).is_ok();
+    let socket = std::net::TcpStream::from(socket);
+    if !early && let Some(e) = socket.take_error()? {
+        return Err(e);
+    }
+    let socket = TcpStream::from_std(socket)?;
+    if !early {
+        socket.writable().await?;
+        if let Some(e) = socket.take_error()? {
+            return Err(e);
+        }
+        socket.peer_addr()?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_are_connected_or_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let mut here = connected(socket().expect("a socket"), at)
+            .await
+            .expect("connected");
+        let (mut there, _) = listener.accept().await.expect("accepted");
+        there.write_all(b"x").await.expect("sent");
+        assert_eq!(here.read_u8().await.expect("a byte"), b'x');
+        drop(listener);
+        let e = connected(socket().expect("a socket"), at)
+            .await
+            .expect_err("nobody listens");
+        assert_eq!(e.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_is_waited_for() {
+        // Its backlog is full: the kernel asks again after a second.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        rustix::net::listen(&listener, 0).expect("it listens");
+        let at = listener.local_addr().expect("an address");
+        let _first = std::net::TcpStream::connect(at).expect("connected");
+        let waiting = tokio::spawn(connected(socket().expect("a socket"), at));
+        tokio::task::yield_now().await;
+        let accepted = tokio::task::spawn_blocking(move || {
+            (
+                listener.accept().expect("one"),
+                listener.accept().expect("two"),
+            )
+        });
+        waiting.await.expect("no panic").expect("connected");
+        accepted.await.expect("no panic");
     }
 }

@@ -24,8 +24,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 const STATUS_LINE: usize = 64;
 /// Shortest and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
-/// A pause is this part of the time waited so far, so that waiting costs about that much more than the start itself.
-const PAUSE_PART: u32 = 24;
+/// A pause is this part of the time waited so far, so that a start is seen soon, and a long one is not asked often.
+const PAUSE_PART: u32 = 64;
 /// How long a UDP port may stay unbound: nothing can be asked of it, and a wrong guess must not stop the pipeline.
 const UDP_PATIENCE: Duration = Duration::from_secs(1);
 

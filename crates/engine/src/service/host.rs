@@ -15,14 +15,12 @@ use tokio::{
 };
 use wire::{
     LinkRequest,
-    frame::{self, Kind},
+    datagrams::{self, Flow},
     link::{Network, read_status},
 };
 
 use super::{
-    Door, Forward, Service, carry,
-    datagrams::{self, Flow},
-    domain,
+    Door, Forward, Service, carry, domain,
     registry::{Announce, Controls},
 };
 use crate::{Ctx, container::Port, link::Dialed, session::Client};
@@ -180,7 +178,7 @@ async fn udp(socket: UdpSocket, target: String, client: Arc<Client>) {
     datagrams::serve(socket, carry).await;
 }
 
-async fn relay(mut flow: Flow, target: String, client: Arc<Client>) {
+async fn relay(flow: Flow, target: String, client: Arc<Client>) {
     let request = LinkRequest::Dial {
         network: Network::Udp,
         addr: target,
@@ -189,26 +187,7 @@ async fn relay(mut flow: Flow, target: String, client: Arc<Client>) {
     let Ok(mut there) = client.link.open(request).await else {
         return;
     };
-    if read_status::<()>(&mut there).await.is_err() {
-        return;
+    if read_status::<()>(&mut there).await.is_ok() {
+        datagrams::to_stream(flow, there).await;
     }
-    let (mut from, mut to) = tokio::io::split(there);
-    let back = flow.back();
-    let outward = async {
-        while let Some(datagram) = flow.next().await {
-            if frame::write_async(&mut to, Kind::Data, &datagram)
-                .await
-                .is_err()
-            {
-                return;
-            }
-        }
-    };
-    let inward = async {
-        let mut payload = Vec::new();
-        while let Ok(Kind::Data) = frame::read_async(&mut from, &mut payload).await {
-            back.send(&payload).await;
-        }
-    };
-    tokio::select! { () = outward => {}, () = inward => {} }
 }

@@ -5,7 +5,6 @@
 //! whoever waits, and ends when it is told to, when nobody has used it for a while, or with its session.
 
 mod carry;
-mod datagrams;
 mod door;
 mod fields;
 mod health;

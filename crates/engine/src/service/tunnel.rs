@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use graph::error::{Class, Error};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -13,8 +14,10 @@ use tokio::{
     task::JoinSet,
 };
 
+use wire::datagrams;
+
 use super::{
-    Door, Forward, Kind, Service, Use, carry, datagrams,
+    Door, Forward, Kind, Service, Use, carry,
     registry::{Announce, Controls},
 };
 use crate::{
@@ -109,7 +112,7 @@ pub(super) async fn live(
                 let socket = UdpSocket::from_std(socket).map_err(failed)?;
                 accepting.spawn(take(socket, ctx, upstream, forward.backend))
             }
-            None => accepting.spawn(receive(accepted, ctx, upstream, forward.backend)),
+            None => accepting.spawn(receive(accepted, ctx, upstream, *forward)),
         };
     }
     // Nobody's last connection: a tunnel nobody wants any more is closed at once.
@@ -188,19 +191,27 @@ async fn accept(listener: TcpListener, ctx: Ctx, upstream: Arc<Upstream>, backen
     }
 }
 
-/// Carries connections that a client elsewhere has accepted.
+/// Carries connections that a client elsewhere has accepted, and datagrams that its peers sent.
 async fn receive(
     mut accepted: mpsc::Receiver<Box<dyn Io>>,
     ctx: Ctx,
     upstream: Arc<Upstream>,
-    backend: u16,
+    forward: Forward,
 ) {
     let mut connections = JoinSet::new();
     while let Some(conn) = accepted.recv().await {
         let (ctx, upstream) = (ctx.clone(), upstream.clone());
+        let Forward { backend, udp, .. } = forward;
         connections.spawn(async move {
-            match connect(&ctx, &upstream, backend).await {
-                Ok(there) => carry::streams(conn, there).await,
+            let carried = if udp {
+                let there = port(&ctx, &upstream, backend).await;
+                there.map(|there| datagrams::stream_to_socket(conn, there).boxed())
+            } else {
+                let there = connect(&ctx, &upstream, backend).await;
+                there.map(|there| carry::streams(conn, there).boxed())
+            };
+            match carried {
+                Ok(carried) => carried.await,
                 Err(e) => tracing::debug!("a connection through a tunnel: {e}"),
             }
         });
@@ -213,11 +224,7 @@ async fn take(socket: UdpSocket, ctx: Ctx, upstream: Arc<Upstream>, backend: u16
     let carry = |flow| {
         let (ctx, upstream) = (ctx.clone(), upstream.clone());
         async move {
-            let there = match upstream.door(&ctx).await {
-                Ok(door) => door.datagrams(backend).await,
-                Err(e) => return tracing::debug!("datagrams through a tunnel: {e}"),
-            };
-            match there {
+            match port(&ctx, &upstream, backend).await {
                 Ok(there) => datagrams::to_socket(flow, there).await,
                 Err(e) => tracing::debug!("datagrams through a tunnel: {e}"),
             }
@@ -231,6 +238,13 @@ async fn connect(ctx: &Ctx, upstream: &Upstream, backend: u16) -> Result<TcpStre
     door.connect(backend)
         .await
         .map_err(|e| Error::environment(format!("dial tcp {}:{backend}: {e}", door.address())))
+}
+
+async fn port(ctx: &Ctx, upstream: &Upstream, backend: u16) -> Result<UdpSocket, Error> {
+    let door = upstream.door(ctx).await?;
+    door.datagrams(backend)
+        .await
+        .map_err(|e| Error::environment(format!("dial udp {}:{backend}: {e}", door.address())))
 }
 
 /// Ends a listener and waits for the client to have closed it, so that its port is free when the tunnel counts as stopped.
