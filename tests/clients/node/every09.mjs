@@ -45,9 +45,9 @@ async function container(client) {
     .withExposedPort(53, { protocol: NetworkProtocol.Udp })
     .withoutExposedPort(53, { protocol: NetworkProtocol.Udp })
     .withFocus().withoutFocus();
-  const pairs = async (list) => Object.fromEntries(await all(list, async (v) => [await v.name(), await v.value()]));
-  const variables = await pairs(await ctr.envVariables());
-  const labels = await pairs(await ctr.labels());
+  const [variables, labels] = [{}, {}];
+  for (const variable of await ctr.envVariables()) variables[await variable.name()] = await variable.value();
+  for (const label of await ctr.labels()) labels[await label.name()] = await label.value();
   const port = async (p) => `${await p.port()}/${await p.protocol()}/${await p.description()}`;
   const ports = await all(await ctr.exposedPorts(), port);
   assert(variables.B === (await ctr.envVariable("B")) && !("A" in variables));
