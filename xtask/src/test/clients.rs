@@ -72,6 +72,12 @@ impl Client {
         };
         format!("{language}-{}", self.version)
     }
+
+    /// Has it a program in whose name `filter` is?
+    fn has_program(&self, filter: &str) -> bool {
+        let mut more = MORE.iter().filter(|m| m.has(self));
+        self.name().contains(filter) || more.any(|m| m.name_for(&self.name()).contains(filter))
+    }
 }
 
 /// The folder of the programs.
@@ -110,9 +116,9 @@ pub(super) fn run(suite: &Suite, installed: &[Installed]) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Installs the clients that are needed and that the filter lets through.
+/// Installs the clients that are needed and one of whose programs the filter lets through.
 pub(super) fn install(filter: Option<&str>, needed: impl Fn(&Client) -> bool) -> Vec<Installed> {
-    let wanted = |c: &&Client| needed(c) && filter.is_none_or(|f| c.name().contains(f));
+    let wanted = |c: &&Client| needed(c) && filter.is_none_or(|f| c.has_program(f));
     install::all(&CLIENTS.iter().filter(wanted).copied().collect::<Vec<_>>())
 }
 
@@ -147,6 +153,10 @@ impl More {
         self.versions.contains(&client.version) && !matches!(client.language, Language::Rust { .. })
     }
 
+    fn name_for(&self, client: &str) -> String {
+        format!("{client}-{}", self.name)
+    }
+
     /// The program as `client` runs it: a file beside `pipeline`'s, or a word for the one executable of Go.
     fn of(&self, client: &Installed) -> Installed {
         let go = matches!(client.client.language, Language::Go { .. });
@@ -164,7 +174,7 @@ impl More {
         };
         Installed {
             client: client.client,
-            name: format!("{}-{}", client.name, self.name),
+            name: self.name_for(&client.name),
             program: client.program.as_ref().map(words).map_err(String::clone),
         }
     }
@@ -294,7 +304,16 @@ mod tests {
             name: "x".to_owned(),
             program: Ok(words.iter().map(|w| (*w).to_owned()).collect()),
         };
-        let [_, every] = &MORE;
+        let [newer, every] = &MORE;
+        let named = |filter| CLIENTS.iter().filter(|c| c.has_program(filter)).count();
+        assert_eq!(
+            (
+                named(newer.name),
+                named("python-0.9.0-every"),
+                named("absent")
+            ),
+            (3, 1, 0)
+        );
         let go = every.of(&installed(
             Language::Go { tags: "old" },
             &["/pipeline/pipeline"],
