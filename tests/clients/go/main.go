@@ -1,4 +1,4 @@
-// The pipeline with `dagger.io/dagger`, from v0.9 to v0.21.
+// The pipeline with `dagger.io/dagger`, from v0.9 to v0.21. A name before the folder chooses another program of this folder.
 package main
 
 import (
@@ -11,8 +11,19 @@ import (
 	"dagger.io/dagger"
 )
 
+var programs = map[string]func(context.Context, string) error{"pipeline": run}
+
 func main() {
-	if err := run(context.Background(), os.Args[1]); err != nil {
+	name, out := "pipeline", os.Args[len(os.Args)-1]
+	if len(os.Args) > 2 {
+		name = os.Args[1]
+	}
+	program, known := programs[name]
+	if !known {
+		fmt.Fprintln(os.Stderr, "no program", name)
+		os.Exit(2)
+	}
+	if err := program(context.Background(), out); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -50,7 +50,7 @@ pub(super) const CLIENTS: [Client; 12] = {
         client(Node, "0.21.7"),
         client(Go { tags: "old" }, "0.9.0"),
         client(Go { tags: "" }, "0.14.0"),
-        client(Go { tags: "" }, "0.21.7"),
+        client(Go { tags: "newer" }, "0.21.7"),
         client(Rust { project: "v0_9" }, "0.9.8"),
         client(Rust { project: "v0_15" }, "0.15.4"),
         client(Rust { project: "v0_21" }, "0.21.7"),
@@ -72,6 +72,12 @@ impl Client {
         };
         format!("{language}-{}", self.version)
     }
+
+    /// Has it a program in whose name `filter` is?
+    fn has_program(&self, filter: &str) -> bool {
+        let mut more = MORE.iter().filter(|m| m.has(self));
+        self.name().contains(filter) || more.any(|m| m.name_for(&self.name()).contains(filter))
+    }
 }
 
 /// The folder of the programs.
@@ -81,20 +87,20 @@ pub(super) fn programs() -> PathBuf {
 
 pub(super) fn run(suite: &Suite, installed: &[Installed]) -> Result<Outcome> {
     let expected = files::read_text(&programs().join("expected.txt"))?;
-    let newer_expected = files::read_text(&programs().join("expected_newer.txt"))?;
-    let (expected, newer_expected) = (&expected, &newer_expected);
     let wanted = |name: &str| suite.filter().is_none_or(|f| name.contains(f));
     suite.shell()?;
-    let newer: Vec<Installed> = installed.iter().filter_map(newer).collect();
+    let mut more = Vec::new();
+    for program in &MORE {
+        let expected = files::read_text(&programs().join(program.expected))?;
+        let found = installed.iter().filter(|i| program.has(&i.client));
+        more.extend(found.map(|i| (program.of(i), expected.clone())));
+    }
+    let first = installed.iter().map(|i| (i, &expected));
+    let all = first.chain(more.iter().map(|(i, expected)| (i, expected)));
     let mut jobs = Vec::new();
-    for each in installed.iter().filter(|i| wanted(&i.name)) {
+    for (each, expected) in all.filter(|(i, _)| wanted(&i.name)) {
         jobs.push(Job::new(&each.name, move || {
             pipeline(suite, each, expected)
-        }));
-    }
-    for each in newer.iter().filter(|i| wanted(&i.name)) {
-        jobs.push(Job::new(&each.name, move || {
-            pipeline(suite, each, newer_expected)
         }));
     }
     for check in packages::CHECKS.iter().filter(|c| wanted(c.name)) {
@@ -110,9 +116,9 @@ pub(super) fn run(suite: &Suite, installed: &[Installed]) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Installs the clients that are needed and that the filter lets through.
+/// Installs the clients that are needed and one of whose programs the filter lets through.
 pub(super) fn install(filter: Option<&str>, needed: impl Fn(&Client) -> bool) -> Vec<Installed> {
-    let wanted = |c: &&Client| needed(c) && filter.is_none_or(|f| c.name().contains(f));
+    let wanted = |c: &&Client| needed(c) && filter.is_none_or(|f| c.has_program(f));
     install::all(&CLIENTS.iter().filter(wanted).copied().collect::<Vec<_>>())
 }
 
@@ -121,22 +127,57 @@ pub(super) fn timed(job: impl FnOnce() -> Result<()>) -> Result<Duration> {
     job().map(|()| start.elapsed())
 }
 
-/// The program that asks what only the newest clients ask, where there is one.
-fn newer(client: &Installed) -> Option<Installed> {
-    let newest = client.client.version == "0.21.7";
-    let scripted = matches!(
-        client.client.language,
-        Language::Python { .. } | Language::Node
-    );
-    let named = |part: &String| part.replace("pipeline", "newer");
-    (newest && scripted).then(|| Installed {
-        client: client.client,
-        name: format!("{}-newer", client.name),
-        program: client.program.as_ref().map_or_else(
-            |e| Err(e.clone()),
-            |parts| Ok(parts.iter().map(named).collect()),
-        ),
-    })
+/// A program beside `pipeline` that the clients of one time have in Python, TypeScript and Go.
+#[derive(Debug)]
+struct More {
+    name: &'static str,
+    versions: &'static [&'static str],
+    expected: &'static str,
+}
+
+const MORE: [More; 2] = [
+    More {
+        name: "newer",
+        versions: &["0.21.7"],
+        expected: "expected_newer.txt",
+    },
+    More {
+        name: "every09",
+        versions: &["0.9.0", "0.9.3"],
+        expected: "expected_every09.txt",
+    },
+];
+
+impl More {
+    fn has(&self, client: &Client) -> bool {
+        self.versions.contains(&client.version) && !matches!(client.language, Language::Rust { .. })
+    }
+
+    fn name_for(&self, client: &str) -> String {
+        format!("{client}-{}", self.name)
+    }
+
+    /// The program as `client` runs it: a file beside `pipeline`'s, or a word for the one executable of Go.
+    fn of(&self, client: &Installed) -> Installed {
+        let go = matches!(client.client.language, Language::Go { .. });
+        let words = |words: &Vec<String>| -> Vec<String> {
+            if go {
+                let name = self.name.to_owned();
+                return words.iter().cloned().chain([name]).collect();
+            }
+            // Only the file's name: a folder may be called like it.
+            let named = |word: &String| match word.rsplit_once('/') {
+                Some((folder, file)) => format!("{folder}/{}", file.replace("pipeline", self.name)),
+                None => word.clone(),
+            };
+            words.iter().map(named).collect()
+        };
+        Installed {
+            client: client.client,
+            name: self.name_for(&client.name),
+            program: client.program.as_ref().map(words).map_err(String::clone),
+        }
+    }
 }
 
 /// Runs one program and compares what it prints.
@@ -149,7 +190,11 @@ fn pipeline(suite: &Suite, client: &Installed, expected: &str) -> Result<Duratio
     let mut command = suite.command(name)?;
     command.args(&program[1..]);
     let out = suite.tmp().join(format!("out-{}", client.name));
-    command.arg(&out).env("PROJECT", programs().join("project"));
+    command
+        .arg(&out)
+        .env("PROJECT", programs().join("project"))
+        .env("EVERY09", programs().join("every09"))
+        .env("REGISTRY", suite.registry().address());
     let log = suite.log(&client.name);
     let result = timed(|| compare(&mut command, &log, expected));
     if out.exists() {
@@ -184,4 +229,101 @@ pub(super) fn tail(log: &Path, lines: usize) -> String {
     let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     let last = &all[all.len().saturating_sub(lines)..];
     last.iter().map(|l| format!("    {l}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `some_name`, `someName` and `SomeName`, `SOMEName` alike: without underscores, in small letters.
+    fn folded(name: &str) -> String {
+        name.replace('_', "").to_lowercase()
+    }
+
+    /// How often each method is called in `source`, by its folded name; a keyword has a `_` at its end.
+    fn calls(source: &str) -> std::collections::HashMap<String, usize> {
+        let mut counts = std::collections::HashMap::new();
+        for part in source.split('.').skip(1).map(str::trim_start) {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let end = part.find(|c| !word(c)).unwrap_or(part.len());
+            // A method's value, as in `names.map(thing.ask)`, counts too: it is asked for by name.
+            *counts.entry(folded(&part[..end])).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Is `name` a word of `source`, however the language writes it?
+    fn says(source: &str, name: &str) -> bool {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        source.split(|c| !word(c)).any(|w| folded(w) == name)
+    }
+
+    /// What no program asks, and why.
+    const NOT_ASKED: [(&str, &str); 1] = [(
+        "Container.shellEndpoint",
+        "not answered: an old terminal's own protocol",
+    )];
+
+    #[test]
+    fn every_field_of_0_9_outside_of_modules_is_asked() {
+        let list = files::read_text(&programs().join("every09/fields.txt")).unwrap();
+        for source in ["python/every09.py", "node/every09.mjs", "go/every09.go"] {
+            let text = files::read_text(&programs().join(source)).unwrap();
+            let calls = calls(&text);
+            let mut types = std::collections::BTreeMap::<String, usize>::new();
+            for line in list.lines() {
+                let mut words = line.split(' ');
+                let field = words.next().unwrap();
+                if NOT_ASKED.iter().any(|(name, _)| *name == field) {
+                    continue;
+                }
+                let (_, name) = field.split_once('.').unwrap();
+                *types.entry(folded(name)).or_default() += 1;
+                for argument in words {
+                    assert!(
+                        says(&text, &folded(argument)),
+                        "{source}: {field}({argument}:)"
+                    );
+                }
+            }
+            // A name that several types have is called as often at least.
+            for (name, times) in types {
+                let called = calls.get(&name).copied().unwrap_or_default();
+                assert!(
+                    called >= times,
+                    "{source}: {name} called {called} of {times} times"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn programs_beside_pipeline() {
+        let installed = |language, words: &[&str]| Installed {
+            client: client(language, "0.9.0"),
+            name: "x".to_owned(),
+            program: Ok(words.iter().map(|w| (*w).to_owned()).collect()),
+        };
+        let [newer, every] = &MORE;
+        let named = |filter| CLIENTS.iter().filter(|c| c.has_program(filter)).count();
+        assert_eq!(
+            (
+                named(newer.name),
+                named("python-0.9.0-every"),
+                named("absent")
+            ),
+            (3, 1, 0)
+        );
+        let go = every.of(&installed(
+            Language::Go { tags: "old" },
+            &["/pipeline/pipeline"],
+        ));
+        assert_eq!(go.name, "x-every09");
+        assert_eq!(go.program.unwrap(), ["/pipeline/pipeline", "every09"]);
+        let node = every.of(&installed(
+            Language::Node,
+            &["node", "/pipeline/pipeline.mjs"],
+        ));
+        assert_eq!(node.program.unwrap(), ["node", "/pipeline/every09.mjs"]);
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! A folder is kept for later runs as long as what it was made from is the same: `made-from` in it says what that was.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -125,12 +126,10 @@ fn python(client: &Client, extra: Option<&str>, dir: &Path) -> Result<Vec<PathBu
 }
 
 fn node(client: &Client, dir: &Path) -> Result<Vec<PathBuf>> {
-    let source = programs().join("node/pipeline.mjs");
-    let program = dir.join("pipeline.mjs");
-    let text = files::read_text(&source)?;
-    let newer = files::read_text(&programs().join("node/newer.mjs"))?;
-    let wanted = [client.version.to_owned(), text.clone(), newer.clone()];
-    cached(dir, &wanted, || {
+    let sources = texts_in(&programs().join("node"))?;
+    let mut made_from = vec![client.version.to_owned()];
+    made_from.extend(sources.iter().map(|(_, text)| text.clone()));
+    cached(dir, &made_from, || {
         let manifest = serde_json::json!({
             "private": true, "type": "module", "dependencies": { "@dagger.io/dagger": client.version },
         });
@@ -139,25 +138,32 @@ fn node(client: &Client, dir: &Path) -> Result<Vec<PathBuf>> {
             &serde_json::to_vec_pretty(&manifest)?,
         )?;
         // Modules are looked for beside the program's file.
-        files::write(&program, text.as_bytes())?;
-        files::write(&dir.join("newer.mjs"), newer.as_bytes())?;
+        for (name, text) in &sources {
+            files::write(&dir.join(name), text.as_bytes())?;
+        }
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--loglevel", "error"]);
         process::output(npm.current_dir(dir)).map(|_| ())
     })?;
-    Ok(vec!["node".into(), program])
+    Ok(vec!["node".into(), dir.join("pipeline.mjs")])
 }
 
-/// Builds what is in `from` with the client, in `dir`.
-fn go_program(client: &Client, tags: &str, from: &Path, dir: &Path) -> Result<Vec<PathBuf>> {
+/// The names and texts of the files in a folder.
+fn texts_in(folder: &Path) -> Result<Vec<(OsString, String)>> {
     let mut sources = Vec::new();
-    for path in files::list(from)? {
+    for path in files::list(folder)? {
         let name = path
             .file_name()
             .context("a file without a name")?
             .to_owned();
         sources.push((name, files::read_text(&path)?));
     }
+    Ok(sources)
+}
+
+/// Builds what is in `from` with the client, in `dir`.
+fn go_program(client: &Client, tags: &str, from: &Path, dir: &Path) -> Result<Vec<PathBuf>> {
+    let sources = texts_in(from)?;
     let version = process::output_text(Command::new("go").arg("version"))?;
     let mut made_from = vec![client.version.to_owned(), tags.to_owned(), version];
     made_from.extend(sources.iter().map(|(_, text)| text.clone()));

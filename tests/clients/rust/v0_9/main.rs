@@ -1,5 +1,8 @@
 //! The pipeline with `dagger-sdk` 0.9.
-use dagger_sdk::HostDirectoryOptsBuilder;
+use std::sync::Arc;
+
+use dagger_sdk::core::logger::Logger;
+use dagger_sdk::{Config, HostDirectoryOptsBuilder};
 
 include!("../pipeline.rs");
 
@@ -15,9 +18,23 @@ async fn failing(ctr: dagger_sdk::Container) -> eyre::Result<(isize, String)> {
     }
 }
 
+/// The client's own logger prints progress among the program's output.
+struct ToStderr;
+
+impl Logger for ToStderr {
+    fn stdout(&self, output: &str) -> eyre::Result<()> {
+        self.stderr(output)
+    }
+
+    fn stderr(&self, output: &str) -> eyre::Result<()> {
+        eprintln!("{output}");
+        Ok(())
+    }
+}
+
 #[tokio::main]
 async fn main() -> eyre::Result<()> {
     let out = std::env::args().nth(1).ok_or_else(|| eyre::eyre!("where to export to?"))?;
-    let client = dagger_sdk::connect().await?;
+    let client = dagger_sdk::connect_opts(Config::new(None, None, None, None, Some(Arc::new(ToStderr)))).await?;
     pipeline(&client, &out).await
 }
