@@ -13,6 +13,7 @@ mod healthcheck;
 mod host;
 mod instance;
 mod output;
+mod passage;
 mod ready;
 mod registry;
 mod tunnel;
@@ -21,7 +22,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use graph::{call::Digest, error::Error};
 
-pub(crate) use self::carry::streams as carry_streams;
+pub(crate) use self::passage::Passage;
 pub use self::{
     door::Door,
     fields::bind as bind_fields,
@@ -36,6 +37,8 @@ use crate::{Ctx, container::Port};
 
 /// How deep services may depend on each other.
 const DEPTH_MAX: u32 = 64;
+/// Longest wait for a connection into a service.
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A service.
 #[derive(Debug, Clone)]
@@ -219,6 +222,22 @@ impl Reached {
         let host = host.strip_suffix('.').unwrap_or(host);
         host.eq_ignore_ascii_case(&self.hostname)
             || host.eq_ignore_ascii_case(&self.used.running().hostname)
+    }
+
+    /// A socket whose connections lead to a port of it, for as long as both this and the answer live.
+    ///
+    /// # Errors
+    /// Nobody listens there, or nobody answers in time.
+    pub(crate) async fn passage(
+        &self,
+        run_dir: &std::path::Path,
+        port: u16,
+    ) -> std::io::Result<Passage> {
+        // Made here, where a failure can be told.
+        let first = tokio::time::timeout(CONNECT, self.connect(port))
+            .await
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        Passage::open(run_dir, self.door.clone(), port, first)
     }
 
     /// Connects to a port of it.
