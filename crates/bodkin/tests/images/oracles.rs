@@ -72,7 +72,9 @@ fn root_skopeo_and_umoci_find_the_files_of_a_published_image() {
     let name = format!("conformance/oracle-{}", std::process::id());
     for (compression, media_type) in [
         ("Gzip", "application/vnd.oci.image.layer.v1.tar+gzip"),
-        ("Zstd", "application/vnd.oci.image.layer.v1.tar+zstd"),
+        ("EStarGZ", "application/vnd.oci.image.layer.v1.tar+gzip"),
+        // umoci of Debian 12 knows no zstd.
+        ("Uncompressed", "application/vnd.oci.image.layer.v1.tar"),
     ] {
         let address = format!("{REGISTRY}/{name}:{}", compression.to_lowercase());
         let published = pipeline(
@@ -91,8 +93,16 @@ fn root_skopeo_and_umoci_find_the_files_of_a_published_image() {
                 seen["Digest"].as_str().expect("one")
             ))
         );
-        let layers = seen["LayersData"].as_array().expect("layers");
-        assert!(layers.iter().all(|l| l["MIMEType"] == media_type), "{seen}");
+        let manifest = read(
+            "skopeo",
+            &["inspect", "--tls-verify=false", "--raw", &remote],
+        );
+        let layers = manifest["layers"].as_array().expect("layers");
+        assert!(layers.len() >= 3, "{manifest}");
+        assert!(
+            layers.iter().all(|l| l["mediaType"] == media_type),
+            "{manifest}"
+        );
 
         let layout = dir.path().join(compression);
         let local = format!("oci:{}:it", layout.display());
