@@ -33,6 +33,8 @@ fn git(dir: &Path, args: &[&str]) -> Result<()> {
     let mut command = Command::new("git");
     command.arg("-C").arg(dir);
     command.args(["-c", "user.name=bench", "-c", "user.email=bench@localhost"]);
+    // A commit would start it behind our back.
+    command.args(["-c", "gc.auto=0"]);
     others::time(command.args(args)).map(drop)
 }
 
