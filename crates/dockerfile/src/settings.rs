@@ -29,6 +29,8 @@ pub struct Settings {
     pub stop_signal: String,
     /// The health check.
     pub healthcheck: Option<Value>,
+    /// What `MAINTAINER` said: no part of the `config` object, but of what is around it.
+    pub author: Option<String>,
     /// Everything else.
     pub other: Map<String, Value>,
 }
@@ -99,6 +101,7 @@ impl Settings {
             volumes: keys(&take("Volumes")),
             stop_signal: text(take("StopSignal")),
             healthcheck: Some(take("Healthcheck")).filter(|v| !v.is_null()),
+            author: None,
             other,
         }
     }

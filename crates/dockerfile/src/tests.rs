@@ -134,6 +134,10 @@ fn configuration_is_written_as_images_have_it() {
         })
     );
     assert_eq!(Settings::read(&s.write()), s);
+    let s = settings("FROM a\nMAINTAINER Some One <some@example.org>\nEXPOSE 36412/SCTP");
+    assert_eq!(s.author.as_deref(), Some("Some One <some@example.org>"));
+    assert_eq!(s.exposed, ["36412/sctp"]);
+    fails("FROM a\nEXPOSE 80/icmp", "it is tcp, udp or sctp");
     assert_eq!(
         settings("FROM a\nHEALTHCHECK NONE").healthcheck,
         Some(serde_json::json!({"Test": ["NONE"]}))

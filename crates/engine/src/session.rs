@@ -21,7 +21,7 @@ use crate::{
     progress::Progress,
     scrub::Veil,
     secret::{Plaintext, Source},
-    service::Services,
+    service::{Service, Services},
 };
 
 /// One user's connection: what it remembers and holds until it ends.
@@ -46,6 +46,8 @@ pub struct Session {
     /// Registry credentials given by `withRegistryAuth`: host to user and password.
     registry_auth: Mutex<HashMap<String, (String, Plaintext)>>,
     registry_access: Mutex<Option<Arc<Access>>>,
+    /// Registries that are services of the session, by `host:port` as image names have it.
+    registry_services: Mutex<HashMap<String, Service>>,
     /// Execs that failed in this session: they are not run again in it.
     failures: Mutex<HashMap<Key, Error>>,
     /// Execs that were shown to the user, as run or as cached.
@@ -108,6 +110,7 @@ impl Session {
             secret_sources: Mutex::default(),
             registry_auth: Mutex::default(),
             registry_access: Mutex::default(),
+            registry_services: Mutex::default(),
             failures: Mutex::default(),
             shown: Mutex::default(),
         }
@@ -175,6 +178,16 @@ impl Session {
             .clone()
     }
 
+    /// The service that is a registry.
+    pub fn registry_service(&self, domain: &str) -> Option<Service> {
+        lock(&self.registry_services).get(domain).cloned()
+    }
+
+    /// From now on the session reaches that registry through a service.
+    pub fn set_registry_service(&self, domain: &str, service: Service) {
+        lock(&self.registry_services).insert(domain.to_owned(), service);
+    }
+
     /// Sets or removes credentials for a registry host.
     pub fn set_registry_auth(&self, host: &str, auth: Option<(String, Plaintext)>) {
         match auth {
@@ -196,6 +209,7 @@ impl Session {
         lock(&self.veil).clear();
         lock(&self.secret_sources).clear();
         lock(&self.registry_auth).clear();
+        lock(&self.registry_services).clear();
     }
 
     /// Whether an exec has to be shown: true once, and never after very many.

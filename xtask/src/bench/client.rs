@@ -51,7 +51,12 @@ impl Bench {
     }
 
     pub(super) fn session(&self) -> Result<Session> {
-        Session::open(self)
+        self.session_of("v0.14.0")
+    }
+
+    /// A session of a client of that version.
+    pub(super) fn session_of(&self, version: &str) -> Result<Session> {
+        Session::open(self, version)
     }
 }
 
@@ -63,14 +68,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn open(bench: &Bench) -> Result<Self> {
+    fn open(bench: &Bench, version: &str) -> Result<Self> {
         let mut child = bench
             .command(&[
                 "session",
                 "--label",
                 "dagger.io/sdk.name:go",
                 "--version",
-                "v0.14.0",
+                version,
             ])
             .current_dir(bench.scratch.path())
             .stdin(Stdio::piped())

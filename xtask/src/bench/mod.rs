@@ -4,10 +4,13 @@
 //! with what other programs need for the like in the same run.
 
 mod client;
+mod depot;
+mod images;
 mod others;
 mod peer;
 mod rows;
 mod services;
+mod trees;
 
 use std::time::Duration;
 
@@ -15,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 pub(crate) use self::peer::command as peer_command;
 
-use crate::{env, files, images};
+use crate::{env, files};
 
 /// Where the bench's registry listens: the one of the tests.
 const PORT: u16 = env::PORT;
@@ -66,7 +69,7 @@ pub(crate) fn command(args: &[String]) -> Result<()> {
     let scratch = client::Scratch::new()?;
     let dir = scratch.path().join("env");
     files::make_dir(&dir)?;
-    let registry = env::serve(&images::Options::parse(&[])?, PORT)?;
+    let registry = env::serve(&crate::images::Options::parse(&[])?, PORT)?;
     let binary = env::build(env::Build::Release, &dir)?;
     let shell = env::shell(&dir, &registry, &binary)?;
     let bench = client::Bench {

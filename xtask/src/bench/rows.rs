@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Row, client::Bench, others, services};
+use super::{Row, client::Bench, images, others, services, trees};
 use crate::env;
 
 /// Runs of short work.
@@ -32,6 +32,12 @@ pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
         ("export", export),
         ("dockerfile", dockerfile),
         ("unpack", unpack),
+        ("pull", images::pull),
+        ("push", images::push),
+        ("git-clone", trees::clone),
+        ("git-second", trees::second_reference),
+        ("export-large", trees::export),
+        ("search", trees::search),
         ("service-start", services::start),
         ("service-bind", services::bind),
         ("service-stop", services::stop),
@@ -201,7 +207,7 @@ fn files(bench: &Bench) -> Result<Row> {
 }
 
 /// A tree of `n` small files.
-fn tree(dir: &Path, n: usize) -> Result<()> {
+pub(super) fn tree(dir: &Path, n: usize) -> Result<()> {
     for i in 0..n {
         let sub = dir.join(format!("d{}", i / 100));
         fs::create_dir_all(&sub)?;

@@ -29,8 +29,11 @@ const OWN: [&str; 7] = [
     "run",
     "sys",
 ];
+/// What `MAINTAINER` sets: it stands beside an image's `config` object, here it is in it.
+const AUTHOR: &str = "Author";
 /// What Dockerfiles set of the configuration.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
+    AUTHOR,
     "Env",
     "Entrypoint",
     "Cmd",
@@ -44,6 +47,8 @@ const KEYS: [&str; 12] = [
     "Shell",
     "OnBuild",
 ];
+/// Size in bytes below which a file of an image's archive may be a document.
+const DOCUMENT_MAX: u64 = 4 << 20;
 /// Differences shown per build.
 const SHOWN: usize = 8;
 
@@ -193,8 +198,16 @@ fn built(suite: &Suite, dir: &Path, args: &[(String, String)]) -> Result<Made> {
     query(suite, &tree)?;
     let tree = listed(&out)?;
     fs::remove_file(&out).context("cannot remove the archive")?;
-    // The API shows some of the configuration; the plan has all of it.
+    // The API shows some of the configuration; the plan and the image have all of it.
+    let exported = exported(suite, &build, &out)?;
     let planned = planned(suite, dir, args)?;
+    for key in KEYS.iter().filter(|k| **k != AUTHOR) {
+        let (plan, image) = (planned.get(key), exported.get(key));
+        ensure!(
+            plan == image,
+            "the plan has {key} {plan:?}, the image {image:?}"
+        );
+    }
     let mut seen = Map::new();
     let names = |list: &Value| -> Map<String, Value> {
         let items = list.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -226,15 +239,57 @@ fn built(suite: &Suite, dir: &Path, args: &[(String, String)]) -> Result<Made> {
     seen.insert("ExposedPorts".into(), Value::Object(ports.collect()));
     for (key, value) in normal(&seen).as_object().into_iter().flatten() {
         ensure!(
-            planned.get(key) == Some(value),
-            "the API says {key} {value}, the plan {:?}",
-            planned.get(key)
+            exported.get(key) == Some(value),
+            "the API says {key} {value}, the image {:?}",
+            exported.get(key)
         );
     }
     Ok(Made {
         tree,
-        config: planned,
+        config: exported,
     })
+}
+
+/// The configuration of the image that a build is exported as; `build` is the query up to its fields.
+fn exported(suite: &Suite, build: &str, out: &Path) -> Result<Value> {
+    let export = format!(
+        "{{{build}export(path:{},forcedCompression:Uncompressed)}}}}}}}}",
+        json!(out)
+    );
+    query(suite, &export)?;
+    let mut documents = BTreeMap::new();
+    let mut archive = tar::Archive::new(File::open(out).context("cannot open the image")?);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        // Layers are larger, and archives of their own.
+        if entry.size() < DOCUMENT_MAX {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            documents.insert(name, bytes);
+        }
+    }
+    fs::remove_file(out).context("cannot remove the image")?;
+    let read = |name: &str| -> Result<Value> {
+        let bytes = documents
+            .get(name)
+            .with_context(|| format!("the image has no `{name}`"))?;
+        serde_json::from_slice(bytes).with_context(|| format!("`{name}` is no JSON"))
+    };
+    let blob = |descriptor: &Value| -> Result<Value> {
+        let digest = descriptor["digest"].as_str().context("no digest")?;
+        read(&format!("blobs/{}", digest.replace(':', "/")))
+    };
+    let manifest = blob(&read("index.json")?["manifests"][0])?;
+    let config = blob(&manifest["config"])?;
+    Ok(whole(&config))
+}
+
+/// The `config` object of an image's configuration with the author in it.
+fn whole(config: &Value) -> Value {
+    let mut run = config["config"].as_object().cloned().unwrap_or_default();
+    run.insert(AUTHOR.to_owned(), config["author"].clone());
+    normal(&run)
 }
 
 /// The configuration that the plan of a build ends with.
@@ -455,10 +510,7 @@ impl Oracle {
         let mut inspect = self.command(suite);
         inspect.args(["inspect", "--type", "image", "corpus"]);
         let inspected: Value = serde_json::from_slice(&process::output(&mut inspect)?)?;
-        let config = inspected["Docker"]["config"]
-            .as_object()
-            .cloned()
-            .unwrap_or_default();
+        let config = whole(&inspected["Docker"]);
         let archive = self.dir.join("tree.tar");
         let mut tar = suite.plain(Command::new("tar"));
         tar.args(["--numeric-owner", "-C"])
@@ -467,7 +519,7 @@ impl Oracle {
         process::output(&mut tar)?;
         Ok(Made {
             tree: listed(&archive)?,
-            config: normal(&config),
+            config,
         })
     }
 

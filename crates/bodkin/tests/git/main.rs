@@ -1,6 +1,7 @@
 //! Git as users have it: repositories behind a web server with passwords, behind SSH with an agent, behind `git daemon`, and
 //! repositories that mean harm. The servers are real and belong to one test each.
 
+mod added;
 mod hostile;
 #[path = "../services/kit.rs"]
 #[expect(dead_code, reason = "services use more of it")]

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 /// Where the images are: `cargo xtask env` puts a registry there.
-const REGISTRY: &str = "127.0.0.1:5055";
+pub(crate) const REGISTRY: &str = "127.0.0.1:5055";
 /// Longest wait for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 

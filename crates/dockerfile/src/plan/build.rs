@@ -187,7 +187,8 @@ impl Builder<'_> {
 
     fn instruction(&mut self) -> Done<()> {
         match &self.placed.instruction {
-            Instruction::From { .. } | Instruction::Maintainer(_) => {}
+            Instruction::From { .. } => {}
+            Instruction::Maintainer(who) => self.settings.author = Some(who.clone()),
             Instruction::Arg(args) => {
                 for (name, default) in args {
                     let name = self.text(name)?;
@@ -497,9 +498,9 @@ impl Builder<'_> {
         };
         let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
         let protocol = protocol.to_ascii_lowercase();
-        if !matches!(protocol.as_str(), "tcp" | "udp") {
+        if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
             return Err(format!(
-                "invalid protocol `{protocol}` of port `{text}`: it is tcp or udp"
+                "invalid protocol `{protocol}` of port `{text}`: it is tcp, udp or sctp"
             ));
         }
         let (first, last) = range.split_once('-').unwrap_or((range, range));

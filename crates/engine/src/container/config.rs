@@ -21,6 +21,10 @@ pub struct Config {
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     /// The image's exposed ports: number and `tcp` or `udp`.
     pub exposed: Vec<(u16, bool)>,
+    /// Ports of protocols that the API has no word for, as written: `36412/sctp`.
+    pub exposed_other: Vec<Arc<str>>,
+    /// Who made it, when a Dockerfile said so.
+    pub author: Option<Arc<str>>,
     /// Everything else of the image's `config` object, as it was.
     pub other: serde_json::Map<String, serde_json::Value>,
 }
@@ -61,10 +65,13 @@ impl Config {
                 .collect(),
             _ => Vec::new(),
         };
-        let exposed = match take("ExposedPorts") {
-            serde_json::Value::Object(m) => m.keys().filter_map(|k| parse_port(k)).collect(),
-            _ => Vec::new(),
-        };
+        let ports = take("ExposedPorts");
+        let ports = || ports.as_object().into_iter().flat_map(|m| m.keys());
+        let exposed = ports().filter_map(|k| parse_port(k)).collect();
+        let exposed_other = ports()
+            .filter(|k| is_other_port(k))
+            .map(|k| k.as_str().into())
+            .collect();
         Self {
             env,
             user: text(take("User")),
@@ -74,6 +81,8 @@ impl Config {
             cmd_chosen: false,
             labels,
             exposed,
+            exposed_other,
+            author: None,
             other,
         }
     }
@@ -119,6 +128,7 @@ impl Config {
             .iter()
             .chain(ports)
             .map(|(port, udp)| format!("{port}/{}", if *udp { "udp" } else { "tcp" }))
+            .chain(self.exposed_other.iter().map(ToString::to_string))
             .collect();
         let exposed: Map<String, Value> = exposed
             .into_iter()
@@ -146,6 +156,12 @@ impl Config {
                 merged.exposed.push(*p);
             }
         }
+        merged.exposed_other.clone_from(&self.exposed_other);
+        for p in &image.exposed_other {
+            if !merged.exposed_other.contains(p) {
+                merged.exposed_other.push(p.clone());
+            }
+        }
         merged
     }
 }
@@ -153,7 +169,19 @@ impl Config {
 /// Reads `80/tcp`, `53/udp` or `80`.
 fn parse_port(text: &str) -> Option<(u16, bool)> {
     let (port, proto) = text.split_once('/').unwrap_or((text, "tcp"));
-    Some((port.parse().ok()?, proto == "udp"))
+    let udp = match proto {
+        "tcp" => false,
+        "udp" => true,
+        _ => return None,
+    };
+    Some((port.parse().ok()?, udp))
+}
+
+/// Is it a port of another protocol?
+fn is_other_port(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(port, proto)| {
+        port.parse::<u16>().is_ok() && !proto.is_empty() && !matches!(proto, "tcp" | "udp")
+    })
 }
 
 #[cfg(test)]
@@ -163,7 +191,7 @@ mod tests {
     #[test]
     fn from_merges_lists_and_replaces_the_rest() {
         let image = Config::from_oci(
-            serde_json::json!({"Env": ["PATH=/bin", "X"], "Cmd": ["sh"], "Labels": {"a": "1"}, "ExposedPorts": {"53/udp": {}}, "Volumes": {"/v": {}}})
+            serde_json::json!({"Env": ["PATH=/bin", "X"], "Cmd": ["sh"], "Labels": {"a": "1"}, "ExposedPorts": {"53/udp": {}, "9/sctp": {}}, "Volumes": {"/v": {}}})
                 .as_object()
                 .expect("an object"),
         );
@@ -185,5 +213,9 @@ mod tests {
         assert_eq!(&*merged.user, "");
         assert_eq!(merged.exposed, [(80, false), (53, true)]);
         assert!(merged.other.contains_key("Volumes"));
+        assert_eq!(
+            serde_json::Value::Object(merged.to_oci(&[(7, false)]))["ExposedPorts"],
+            serde_json::json!({"53/udp": {}, "7/tcp": {}, "80/tcp": {}, "9/sctp": {}})
+        );
     }
 }

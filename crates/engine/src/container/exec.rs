@@ -144,7 +144,13 @@ impl Container {
     }
 
     /// Decides what would run. Pure: the same container and arguments give the same plan and inputs.
+    ///
+    /// # Errors
+    /// No command, a variable that cannot be replaced; GPUs, which there are none of.
     pub(crate) fn plan(&self, args: &ExecArgs) -> Result<(ExecPlan, Vec<Option<Output>>), Error> {
+        if let Some(devices) = &self.gpus {
+            return Err(super::gpu::refused(devices));
+        }
         let mut inputs = vec![self.rootfs.output.clone()];
         let mut outputs = 0;
         let mut mounts = Vec::new();
@@ -268,11 +274,6 @@ impl Container {
 
     /// The container after running `args`: nothing runs yet.
     pub(super) fn executed(&self, args: &ExecArgs) -> Result<Self, Error> {
-        if self.gpus.is_some() {
-            return Err(Error::user(
-                "GPU support is not enabled, set _EXPERIMENTAL_DAGGER_GPU_SUPPORT and install the GPU runtime of the machine",
-            ));
-        }
         let (plan, inputs) = self.plan(args)?;
         let node = Node::exec(plan, inputs);
         let mut after = self.clone();

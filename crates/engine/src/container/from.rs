@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::{
     Config, Container,
-    image::{ImagePin, access, blobs},
+    image::{ImagePin, blobs, served, way},
 };
 use crate::{Ctx, directory::Tree, node::Node};
 
@@ -68,10 +68,9 @@ pub(crate) async fn resolve(ctx: &Ctx, address: &str, platform: &str) -> Result<
     let platform: Platform = platform
         .parse::<Platform>()
         .map_err(|e| Error::from_chain(Class::User, &e))?;
-    let (access, blobs) = (access(ctx), blobs(ctx));
+    let (way, blobs) = (way(ctx, [&reference]).await?, blobs(ctx));
     let resolve = async || {
-        access
-            .resolve(&reference, &platform, &blobs)
+        way.resolve(&reference, &platform, &blobs)
             .await
             .map_err(|e| Error::from_chain(Class::Environment, &e))
     };
@@ -97,7 +96,14 @@ pub(crate) async fn resolve(ctx: &Ctx, address: &str, platform: &str) -> Result<
 
 pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
     let c = inv.this::<Container>()?;
-    let resolved = resolve(&inv.ctx, inv.args.str("address"), &c.platform).await?;
+    let address = inv.args.str("address");
+    let service = inv.args.id("registryService");
+    if let Some(id) = service {
+        let reference =
+            Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?;
+        served(&inv.ctx, &reference, &inv.ctx.load(id).await?).await?;
+    }
+    let resolved = resolve(&inv.ctx, address, &c.platform).await?;
     let (pinned, image_config) = (resolved.pinned, Config::from_oci(&resolved.config));
     let mut after = c.with_rootfs(resolved.rootfs);
     after.platform = resolved.platform.into();
@@ -106,12 +112,11 @@ pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
     after.last_exec = None;
     // The recipe of the result names the digest: the same image has the same ID, whatever tag led to it.
     let receiver = inv.this.as_ref().map(|o| o.call.clone());
-    let call = Call::new(
-        receiver,
-        "from",
-        vec![("address".into(), Literal::String(pinned.into()))],
-        "Container",
-    );
+    let mut args = vec![("address".into(), Literal::String(pinned.into()))];
+    if let Some(id) = service {
+        args.push(("registryService".into(), Literal::Call(id.clone())));
+    }
+    let call = Call::new(receiver, "from", args, "Container");
     Ok(Value::Object(Object::new("Container", call, after)))
 }
 

@@ -1,9 +1,10 @@
 //! Images: pulled when something needs their files.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
 use graph::error::{Class, Error};
 use oci::{
+    Reference,
     blobs::Blobs,
     config::ImageConfig,
     image::{PullError, Stack, pull},
@@ -11,7 +12,12 @@ use oci::{
 };
 use store::Snapshot;
 
-use crate::{Ctx, config::Config, session::Session};
+use crate::{
+    Ctx,
+    config::Config,
+    service::{self, Passage, Reached, Service},
+    session::Session,
+};
 
 /// An image, by everything needed to have its files.
 #[derive(Debug, Clone)]
@@ -41,6 +47,7 @@ pub fn client(config: &Config) -> Result<Client, io::Error> {
                     http: r.http,
                     insecure: r.insecure,
                     ca,
+                    socket: None,
                 },
             )
         })
@@ -85,14 +92,100 @@ impl Credentials for SessionCredentials {
     }
 }
 
-/// This session's way into registries.
-pub fn access(ctx: &Ctx) -> Arc<Access> {
-    ctx.session.registry_access(|| {
-        let credentials = SessionCredentials {
-            session: Arc::downgrade(&ctx.session),
-            client: ctx.client.user(),
+/// This session's way into registries that have an address of their own.
+fn access(ctx: &Ctx) -> Arc<Access> {
+    ctx.session
+        .registry_access(|| ctx.engine.registry.access(credentials(ctx)))
+}
+
+fn credentials(ctx: &Ctx) -> Arc<SessionCredentials> {
+    Arc::new(SessionCredentials {
+        session: Arc::downgrade(&ctx.session),
+        client: ctx.client.user(),
+    })
+}
+
+/// A way into registries. Services among them run while it lives.
+#[derive(Debug)]
+pub struct Way {
+    access: Arc<Access>,
+    _through: Vec<(Passage, Reached)>,
+}
+
+impl std::ops::Deref for Way {
+    type Target = Access;
+
+    fn deref(&self) -> &Access {
+        &self.access
+    }
+}
+
+/// Where a registry listens, as image names say it: plain HTTP when it says nothing.
+fn host_and_port(domain: &str) -> (&str, u16) {
+    match domain.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().unwrap_or(80)),
+        None => (domain, 80),
+    }
+}
+
+/// Remembers that the session reaches a registry through a service, after starting it.
+///
+/// # Errors
+/// It does not start, or the image's name is of another registry.
+pub async fn served(ctx: &Ctx, reference: &Reference, service: &Service) -> Result<(), Error> {
+    let reached = service::reach(ctx, service).await?;
+    let (host, _) = host_and_port(reference.domain());
+    if !reached.is_called(host) {
+        return Err(Error::user(format!(
+            "the image {reference} is of the registry `{}`, and `registryService` is called `{}`: use the service's host name and port in the image's address",
+            reference.domain(),
+            service.hostname
+        )));
+    }
+    ctx.session
+        .set_registry_service(reference.domain(), service.clone());
+    Ok(())
+}
+
+/// The way to the registries of these images.
+///
+/// # Errors
+/// One of them is a service that does not start or does not listen.
+pub async fn way(
+    ctx: &Ctx,
+    references: impl IntoIterator<Item = &Reference>,
+) -> Result<Way, Error> {
+    let domains: BTreeSet<&str> = references.into_iter().map(Reference::domain).collect();
+    let mut client = None;
+    let mut through = Vec::new();
+    for domain in domains {
+        let Some(service) = ctx.session.registry_service(domain) else {
+            continue;
         };
-        ctx.engine.registry.access(Arc::new(credentials))
+        let reached = service::reach(ctx, &service).await?;
+        let (_, port) = host_and_port(domain);
+        let passage = reached
+            .passage(&ctx.engine.run_dir, port)
+            .await
+            .map_err(|e| {
+                Error::environment(format!("cannot connect to the registry {domain}: {e}"))
+            })?;
+        let host = Host {
+            http: true,
+            socket: Some(passage.path().to_owned()),
+            ..Host::default()
+        };
+        let before = client.as_ref().unwrap_or(&ctx.engine.registry);
+        client = Some(before.with_host(domain, host));
+        through.push((passage, reached));
+    }
+    let access = match client {
+        Some(client) => Arc::new(client.access(credentials(ctx))),
+        None => access(ctx),
+    };
+    Ok(Way {
+        access,
+        _through: through,
     })
 }
 
@@ -111,7 +204,8 @@ pub async fn unpacked(ctx: &Ctx, pin: &ImagePin) -> Result<Snapshot, Error> {
         .progress
         .step(&format!("pull {}", pin.stack.reference), ctx.span);
     let layers = Arc::new(ctx.engine.store.clone());
-    let pulled = pull(&access(ctx), &pin.stack, &blobs(ctx), &layers, &|_| {})
+    let way = way(ctx, [&pin.stack.reference]).await?;
+    let pulled = pull(&way, &pin.stack, &blobs(ctx), &layers, &|_| {})
         .await
         .map_err(|e| {
             let class = match &e {

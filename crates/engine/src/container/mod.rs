@@ -5,6 +5,7 @@ pub(crate) mod exec;
 mod fields;
 mod files;
 pub(crate) mod from;
+mod gpu;
 pub mod image;
 mod import;
 mod mounts;

@@ -92,6 +92,19 @@ impl Bring {
         })
     }
 
+    /// What is in a folder of a repository, as `ADD` takes it.
+    ///
+    /// # Errors
+    /// A mode or pattern that means nothing.
+    pub(super) fn checked_out(copy: &Copy, folder: &str) -> Result<Self, Error> {
+        Ok(Self {
+            sources: vec![format!("/{folder}")],
+            literal: true,
+            parents: false,
+            ..Self::empty(copy)?
+        })
+    }
+
     /// All of `copy` but what is copied.
     fn empty(copy: &Copy) -> Result<Self, Error> {
         let modes = match &copy.chmod {

@@ -5,14 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use ::dockerfile::{
     Copy as CopyOp, From, ImageKey, Mount, MountKind, Network, Op, Plan, Run, Sharing, Stage, Step,
 };
-use graph::error::{Class, Error};
+use graph::error::Error;
 
-use super::{FileStep, Request, files::Bring, inside};
+use super::{FileStep, Request, add, files::Bring, inside};
 use crate::{
     Ctx,
     container::from::Resolved,
     directory::Tree,
-    http,
     node::{
         Edit, Node, Output,
         exec::{ExecPlan, Expect, Origin, PlannedMount, PlannedSource, Sharing as NodeSharing},
@@ -130,37 +129,7 @@ impl Lowering<'_> {
             };
         }
         for url in &copy.urls {
-            if !url.starts_with("http://") && !url.starts_with("https://") || url.ends_with(".git")
-            {
-                return Err(Error::user(format!(
-                    "cannot add the git repository `{url}`: clone it in a RUN, or pass it as a directory of the context"
-                )));
-            }
-            let checksum = copy
-                .checksum
-                .as_deref()
-                .map(http::Checksum::parse)
-                .transpose()?;
-            let wanted = http::Wanted {
-                url: url.clone(),
-                name: None,
-                mode: http::MODE,
-                checksum,
-                authorization: None,
-                service: None,
-            };
-            // What cannot be had is told when it is needed.
-            let file = match http::fetch(self.ctx, wanted).await {
-                Ok(fetched) => fetched.file.tree,
-                Err(e) if e.class() == Class::Cancelled => return Err(e),
-                Err(e) => Tree {
-                    output: Some(Node::failed(e.context(origin))),
-                    path: "/download".into(),
-                },
-            };
-            let step = FileStep::bring(Bring::fetched(copy, &file.path)?, origin.clone());
-            let sources = file.output.into_iter().collect();
-            tree = tree.edited(Edit::Instruction(Arc::new(step)), sources);
+            tree = add::added(self.ctx, self.request, copy, url, &tree, origin).await?;
         }
         Ok(tree)
     }

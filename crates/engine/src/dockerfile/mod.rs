@@ -1,6 +1,7 @@
 //! Dockerfiles: `Directory.dockerBuild` and `Container.build`. The Dockerfile is read, and the images it names are looked up,
 //! when the field is asked; its steps are nodes like any other and run when something needs them.
 
+mod add;
 mod files;
 mod lower;
 
@@ -175,7 +176,8 @@ fn continued(base: &Container, plan: &Plan, built: lower::Built, secrets: &[Secr
         after.platform = platform.into();
     }
     if let Some(stage) = plan.target() {
-        let image = Config::from_oci(&stage.settings.write());
+        let mut image = Config::from_oci(&stage.settings.write());
+        image.author = stage.settings.author.as_deref().map(Arc::from);
         after.config = Arc::new(base.config.merged_from(&image));
     }
     after.last_exec = None;

@@ -268,7 +268,7 @@ impl Access {
         let mut ssh_host = None;
         if let Some(service) = &repository.service {
             let used = ctx.session.services.acquire(ctx, service).await?;
-            if service::is_meant(service, &used.running().hostname, &address.host) {
+            if service::is_meant(&service.hostname, &used.running().hostname, &address.host) {
                 let Some(door) = used.running().door.clone() else {
                     return Err(Error::user(format!(
                         "the service `{}` has no address",

@@ -1,13 +1,13 @@
 //! The way to a server: over the network of the engine's machine, through a proxy, or into a service.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Mutex, time::Duration};
+use std::{path::PathBuf, sync::Mutex, time::Duration};
 
-use tokio::{net::TcpStream, net::UnixListener, task::AbortHandle, time::timeout};
+use tokio::time::timeout;
 
 use super::{FetchError, address::Address, error::cause};
 use crate::{
     lock,
-    service::{self, Door, Service, Use},
+    service::{self, Passage, Service, Use},
 };
 
 /// How long is waited for what, and how much is taken.
@@ -110,7 +110,7 @@ impl Served {
     /// Does the address mean the service?
     pub(super) fn serves(&self, address: &Address) -> bool {
         service::is_meant(
-            &self.service,
+            &self.service.hostname,
             &self.used.running().hostname,
             address.host().0,
         )
@@ -141,51 +141,12 @@ impl Served {
                 ))
             })?
             .map_err(|e| failed(cause(&e)))?;
-        let passage = Passage::open(self.run_dir.clone(), door, port, first)
+        let passage = Passage::open(&self.run_dir, door, port, first)
             .map_err(|e| FetchError::Setup(e.into()))?;
         let client = builder(limits)?
-            .unix_socket(passage.path.clone())
+            .unix_socket(passage.path().to_owned())
             .build()
             .map_err(|e| FetchError::Setup(e.into()))?;
         Ok((client, passage))
-    }
-}
-
-/// A socket of this machine, for the engine alone, that leads into a service. Closed when dropped.
-pub(super) struct Passage {
-    path: PathBuf,
-    accepting: AbortHandle,
-}
-
-impl Passage {
-    fn open(run_dir: PathBuf, door: Door, port: u16, first: TcpStream) -> std::io::Result<Self> {
-        let path = run_dir.join(format!("http-{}", uuid::Uuid::new_v4().simple()));
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        let accepting = tokio::spawn(async move {
-            let mut first = Some(first);
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                let far = match first.take() {
-                    Some(first) => Ok(first),
-                    None => door.connect(port).await,
-                };
-                // Dropping the near end tells of the failure.
-                if let Ok(far) = far {
-                    connections.spawn(crate::service::carry_streams(near, far));
-                }
-                while connections.try_join_next().is_some() {}
-            }
-        })
-        .abort_handle();
-        Ok(Self { path, accepting })
-    }
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        self.accepting.abort();
-        // The scratch directory is emptied at the next start as well.
-        let _ = std::fs::remove_file(&self.path);
     }
 }

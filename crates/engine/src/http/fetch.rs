@@ -52,7 +52,7 @@ enum Answer {
     /// It is the file that is known.
     Same,
     /// It is another; the passage is held as long as it is read.
-    New(Box<(Response, Option<super::client::Passage>, Address)>),
+    New(Box<(Response, Option<crate::service::Passage>, Address)>),
 }
 
 pub(super) async fn fetch(ctx: &Ctx, plan: &Plan) -> Result<Fetched, Error> {

@@ -12,6 +12,7 @@ mod healthcheck;
 mod host;
 mod instance;
 mod output;
+mod passage;
 mod ready;
 mod registry;
 mod tunnel;
@@ -20,7 +21,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use graph::{call::Digest, error::Error};
 
-pub(crate) use self::carry::streams as carry_streams;
+pub(crate) use self::passage::Passage;
 pub use self::{
     door::Door,
     fields::bind as bind_fields,
@@ -35,6 +36,8 @@ use crate::{Ctx, container::Port};
 
 /// How deep services may depend on each other.
 const DEPTH_MAX: u32 = 64;
+/// Longest wait for a connection into a service.
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A service.
 #[derive(Debug, Clone)]
@@ -215,9 +218,23 @@ impl Reached {
 
     /// Is this what a URL means by the host: the service's host name, short or fully qualified?
     pub fn is_called(&self, host: &str) -> bool {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        host.eq_ignore_ascii_case(&self.hostname)
-            || host.eq_ignore_ascii_case(&self.used.running().hostname)
+        is_meant(&self.hostname, &self.used.running().hostname, host)
+    }
+
+    /// A socket whose connections lead to a port of it, for as long as both this and the answer live.
+    ///
+    /// # Errors
+    /// Nobody listens there, or nobody answers in time.
+    pub(crate) async fn passage(
+        &self,
+        run_dir: &std::path::Path,
+        port: u16,
+    ) -> std::io::Result<Passage> {
+        // Made here, where a failure can be told.
+        let first = tokio::time::timeout(CONNECT, self.connect(port))
+            .await
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        Passage::open(run_dir, self.door.clone(), port, first)
     }
 
     /// Connects to a port of it.
@@ -229,11 +246,13 @@ impl Reached {
     }
 }
 
-/// Does a host in an address mean the service: its name, alone or with a domain, or the one it runs under?
-pub(crate) fn is_meant(service: &Service, running: &str, host: &str) -> bool {
-    host == running
+/// Does a host in an address mean the service: its name, alone or with a domain, or the one it runs under? As host names
+/// are: of any case, and with or without the dot at the end.
+pub(crate) fn is_meant(hostname: &str, running: &str, host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    host.eq_ignore_ascii_case(running)
         || host
-            .strip_prefix(&*service.hostname)
+            .strip_prefix(&hostname.to_ascii_lowercase())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 

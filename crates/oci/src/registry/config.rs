@@ -30,6 +30,9 @@ pub struct Host {
     pub insecure: bool,
     /// PEM files with the authorities that sign this registry's certificate, beside the usual ones.
     pub ca: Vec<PathBuf>,
+    /// Connect to this unix socket, which leads to the registry, instead of to the host.
+    #[serde(skip)]
+    pub socket: Option<PathBuf>,
 }
 
 /// Deadlines, repetitions, parallelism.
@@ -187,6 +190,7 @@ fn profile_of(config: &Config, _host: &str, settings: &Host, local: bool) -> Pro
         insecure: settings.insecure,
         authorities,
         direct: local,
+        socket: settings.socket.clone(),
     }
 }
 

@@ -100,6 +100,14 @@ impl Client {
         }
     }
 
+    /// A client that reaches one more registry, or reaches one in another way; it shares no connections with this one.
+    #[must_use]
+    pub fn with_host(&self, registry: &str, host: Host) -> Self {
+        let mut config = self.shared.config.clone();
+        config.registries.insert(registry.to_owned(), host);
+        Self::new(config)
+    }
+
     /// One user's access.
     pub fn access(&self, credentials: Arc<dyn Credentials>) -> Access {
         Access {

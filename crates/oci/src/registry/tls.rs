@@ -34,6 +34,8 @@ pub(super) struct Profile {
     pub(super) authorities: Vec<PathBuf>,
     /// Never through a proxy.
     pub(super) direct: bool,
+    /// All connections lead to this unix socket.
+    pub(super) socket: Option<PathBuf>,
 }
 
 impl Client {
@@ -74,6 +76,9 @@ impl Client {
         if key.direct {
             builder = builder.no_proxy();
         }
+        if let Some(socket) = &key.socket {
+            builder = builder.unix_socket(socket.clone());
+        }
         let pool = builder.build().map_err(RequestError::Setup)?;
         pools.insert(key, pool.clone());
         Ok(pool)
@@ -88,6 +93,7 @@ pub fn trust(authorities: &[PathBuf]) -> Result<ClientConfig, RequestError> {
     tls(&Profile {
         insecure: false,
         authorities: authorities.to_vec(),
+        socket: None,
         direct: false,
     })
 }

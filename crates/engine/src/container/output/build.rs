@@ -173,9 +173,12 @@ async fn image(ctx: &Ctx, container: &Container, options: Options) -> Result<Bui
             layers,
             history,
             created: epoch.or(latest.max(base_created)),
-            author: base
-                .as_ref()
-                .and_then(|b| b.config.extra.get("author").cloned()),
+            author: match &container.config.author {
+                Some(author) => Some(author.to_string().into()),
+                None => base
+                    .as_ref()
+                    .and_then(|b| b.config.extra.get("author").cloned()),
+            },
             annotations: container
                 .annotations
                 .iter()
@@ -304,7 +307,8 @@ pub(super) async fn fetched(
     reference: &Reference,
     layers: &[Descriptor],
 ) -> Result<(), Error> {
-    pulled::access(ctx)
+    pulled::way(ctx, [reference])
+        .await?
         .fetch(reference, layers, &pulled::blobs(ctx), &|_| {}, |_| {})
         .await
         .map_err(|e| environment(&e))

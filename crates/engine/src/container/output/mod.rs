@@ -76,10 +76,8 @@ async fn publish(inv: Invocation<Ctx>) -> Answer {
     let ctx = &inv.ctx;
     let reference = Reference::parse(inv.args.str("address"))
         .map_err(|e| Error::from_chain(Class::User, &e))?;
-    if inv.args.id("registryService").is_some() {
-        return Err(Error::user(
-            "`registryService` is not available yet: start the service and publish to its address",
-        ));
+    if let Some(id) = inv.args.id("registryService") {
+        pulled::served(ctx, &reference, &ctx.load(id).await?).await?;
     }
     let options = options(&inv);
     let built = images(ctx, &variants(&inv).await?, options).await?;
@@ -106,11 +104,14 @@ async fn publish(inv: Invocation<Ctx>) -> Answer {
         .session
         .progress
         .step(&format!("push {reference}"), ctx.span);
-    let pushed = pulled::access(ctx)
-        .push(&push, &pulled::blobs(ctx), &|_: Progress| {})
-        .await
-        .map_err(|e| Error::from_chain(class(&e), &e));
-    match pushed {
+    let origins = push.blobs.iter().filter_map(|b| b.origin.as_ref());
+    let pushed = async {
+        let way = pulled::way(ctx, origins.chain([&reference])).await?;
+        way.push(&push, &pulled::blobs(ctx), &|_: Progress| {})
+            .await
+            .map_err(|e| Error::from_chain(class(&e), &e))
+    };
+    match pushed.await {
         Ok(digest) => {
             step.done();
             for blob in &push.blobs {
