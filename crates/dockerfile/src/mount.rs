@@ -120,9 +120,6 @@ impl Mount {
                         ));
                     }
                 };
-                if target.is_empty() {
-                    return Err("a cache mount needs a target".to_owned());
-                }
                 MountKind::Cache {
                     id: fields
                         .take("id")
@@ -179,10 +176,17 @@ impl Mount {
                 ));
             }
         };
-        if target.is_empty() && matches!(kind, MountKind::Bind { .. } | MountKind::Tmpfs { .. }) {
-            return Err("a mount needs a target".to_owned());
-        }
+        // A misspelt `target` is told as such.
         fields.end()?;
+        if target.is_empty() {
+            match kind {
+                MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {
+                    return Err("a mount needs a target".to_owned());
+                }
+                MountKind::Cache { .. } => return Err("a cache mount needs a target".to_owned()),
+                MountKind::Secret { .. } | MountKind::Ssh { .. } => {}
+            }
+        }
         Ok(Self { target, kind })
     }
 
@@ -385,6 +389,8 @@ mod tests {
         for (text, want) in [
             ("type=x", "unsupported mount type"),
             ("type=cache", "needs a target"),
+            ("type=cache,targt=/c", "unexpected key 'targt'"),
+            ("targt=/c,source=a", "unexpected key 'targt'"),
             ("type=cache,target=/c,sharing=all", "unsupported sharing"),
             ("type=bind,target=/c,nope=1", "unexpected key 'nope'"),
             ("from=$ID,target=/x", "variable expansion"),

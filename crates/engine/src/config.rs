@@ -80,12 +80,15 @@ impl Default for Gc {
 pub struct Security {
     /// May execs ask for all of the engine's capabilities?
     pub insecure_root_capabilities: bool,
+    /// May Dockerfiles ask for them too, with `RUN --security=insecure`? Who builds one has often not read it.
+    pub insecure_dockerfiles: bool,
 }
 
 impl Default for Security {
     fn default() -> Self {
         Self {
             insecure_root_capabilities: true,
+            insecure_dockerfiles: false,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     flight::Flights,
     gc::{Collector, GcError, Settings},
+    git::strays,
     nested::ApiServer,
     network::Networking,
     node::{Key, Outcome},
@@ -129,6 +130,7 @@ impl Engine {
             path: run_dir.clone(),
             source,
         };
+        strays::end(&run_dir.join(strays::HOME));
         match std::fs::remove_dir_all(&run_dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(scratch(e)),
             _ => {}

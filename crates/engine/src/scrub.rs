@@ -39,6 +39,30 @@ pub(crate) fn shown_address(text: &str) -> String {
     format!("{scheme}{masked}{rest}{cut}")
 }
 
+/// A text with what stands before an `@` in its addresses masked: `ADD http://user:password@host/file`.
+pub(crate) fn addresses(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after
+            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '`'))
+            .unwrap_or(after.len());
+        let authority = &after[..end];
+        match authority.rsplit_once('@') {
+            Some((_, host)) => {
+                out.push_str("***@");
+                out.push_str(host);
+            }
+            None => out.push_str(authority),
+        }
+        rest = &after[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
 /// Shortest secret of a session that is masked in every error: shorter ones are parts of ordinary words.
 const MIN_ANYWHERE: usize = 4;
 
@@ -227,6 +251,15 @@ mod tests {
         }
         out.extend(s.finish());
         String::from_utf8(out).expect("text in, text out")
+    }
+
+    #[test]
+    fn credentials_in_addresses_are_masked() {
+        assert_eq!(
+            addresses("ADD http://u:p@ss@h/f@1 https://h2/x \"ssh://git@h3\" /to # a@b ://"),
+            "ADD http://***@h/f@1 https://h2/x \"ssh://***@h3\" /to # a@b ://"
+        );
+        assert_eq!(addresses("nothing: //a@b"), "nothing: //a@b");
     }
 
     #[test]

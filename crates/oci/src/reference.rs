@@ -50,9 +50,44 @@ pub enum Problem {
     /// 64 hex digits, which would be confused with an image ID.
     #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
     Identifier(String),
+    /// Something before an `@` that is no name.
+    #[error(
+        "invalid reference format: an image address has no user and password; give them by `withRegistryAuth`, and a digest as `@sha256:…`"
+    )]
+    Login,
+    /// A URL.
+    #[error(
+        "invalid reference format: an image address has no `scheme://`; write it as `host/name:tag`"
+    )]
+    Scheme,
     /// The part after `@`.
     #[error("invalid reference format: bad digest")]
     Digest(#[source] DigestError),
+}
+
+/// What is wrong, told without what may be a part of a password.
+fn problem(address: &str, found: Problem) -> Problem {
+    let after = address.rsplit_once('@').map(|(_, after)| after);
+    if address.contains("://") {
+        Problem::Scheme
+    } else if after.is_some_and(|a| !matches!(found, Problem::Digest(_)) || a.contains('/')) {
+        Problem::Login
+    } else {
+        found
+    }
+}
+
+/// An address as errors show it: shortened, and without what may be a user and a password.
+pub fn shown(address: &str) -> String {
+    let text: String = match address.rsplit_once('@') {
+        Some((before, after)) if before.contains(':') && !after.starts_with("sha") => {
+            let scheme = before.split_inclusive("://").next();
+            let scheme = scheme.filter(|s| s.ends_with("://")).unwrap_or_default();
+            format!("{scheme}***@{after}")
+        }
+        _ => address.to_owned(),
+    };
+    text.chars().take(300).collect()
 }
 
 impl Reference {
@@ -62,8 +97,8 @@ impl Reference {
     /// The address and what is wrong with it.
     pub fn parse(address: &str) -> Result<Self, ParseError> {
         parse(address).map_err(|source| ParseError {
-            address: address.chars().take(300).collect(),
-            source,
+            address: shown(address),
+            source: problem(address, source),
         })
     }
 

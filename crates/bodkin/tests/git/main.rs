@@ -3,6 +3,7 @@
 
 mod added;
 mod hostile;
+mod killed;
 #[path = "../services/kit.rs"]
 #[expect(dead_code, reason = "services use more of it")]
 mod kit;

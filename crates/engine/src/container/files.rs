@@ -7,7 +7,7 @@ use graph::{error::Error, resolve::Invocation, value::Value};
 use super::{Container, Mount, MountSource, owner, paths};
 use crate::{
     Ctx,
-    directory::{self, Directory, File, Tree, check_name, stat},
+    directory::{self, Directory, File, Tree, check_name, check_target, stat},
     node::Edit,
 };
 
@@ -178,6 +178,7 @@ pub(super) async fn with_symlink(inv: Invocation<Ctx>) -> Answer {
     let c = inv.this::<Container>()?;
     check_name(inv.args.str("linkName"))?;
     let target = c.text_arg(&inv, "target")?;
+    check_target(&target)?;
     let link = c.path_arg(&inv, "linkName")?;
     let edited = c.edit_at(&link, |tree, path| {
         let edit = Edit::Symlink {

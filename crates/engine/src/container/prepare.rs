@@ -269,9 +269,17 @@ pub(crate) fn assemble(
     (root, mounts): (spec::Root, Vec<spec::Mount>),
     place: &Place<'_>,
 ) -> Result<Prepared, Error> {
-    if plan.privileged && !ctx.engine.config.security.insecure_root_capabilities {
+    let allowed = &ctx.engine.config.security;
+    if plan.privileged && !allowed.insecure_root_capabilities {
         return Err(Error::user(
             "insecureRootCapabilities is not allowed by this engine's configuration",
+        ));
+    }
+    if plan.privileged && plan.origin.is_some() && !allowed.insecure_dockerfiles {
+        return Err(Error::user(
+            "RUN --security=insecure is not allowed: the Dockerfile would have the engine's own rights over its machine. Run the \
+             command by `withExec(insecureRootCapabilities: true)`, or, where every Dockerfile is trusted, set \
+             `\"security\": {\"insecureDockerfiles\": true}` in engine.json",
         ));
     }
     let (stdout_read, stdout_write) = pipe()?;

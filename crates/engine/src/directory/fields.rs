@@ -8,7 +8,7 @@ use graph::{
     value::Value,
 };
 
-use super::{Directory, File, Tree, changes, check_name, export, search, stat};
+use super::{Directory, File, Tree, changes, check_name, check_target, export, search, stat};
 use crate::{
     Ctx,
     container::{owner, paths},
@@ -469,6 +469,7 @@ async fn with_symlink(inv: Invocation<Ctx>) -> Answer {
     let dir = inv.this::<Directory>()?;
     let link = inv.args.str("linkName");
     check_name(link)?;
+    check_target(inv.args.str("target"))?;
     let edit = Edit::Symlink {
         target: inv.args.str("target").to_owned(),
         path: dir.tree.clamped(link),

@@ -170,6 +170,22 @@ pub fn tree_error(e: &store::TreeError) -> Error {
     Error::from_chain(Class::User, e)
 }
 
+/// Refuses what no symbolic link can lead to.
+///
+/// # Errors
+/// Nothing, or a text with a NUL byte.
+pub fn check_target(target: &str) -> Result<(), Error> {
+    match target {
+        "" => Err(Error::user(
+            "`target` of a symbolic link is empty: say where it leads",
+        )),
+        target if target.contains('\0') => Err(tree_error(&store::TreeError::Nul {
+            path: target.to_owned(),
+        })),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses names no filesystem takes.
 ///
 /// # Errors

@@ -308,6 +308,12 @@ async fn root_searches_find_lines_and_places() {
 async fn root_paths_are_looked_at() {
     let kit = Kit::new();
     let asker = kit.session(NEW);
+    let nowhere = "{ directory { withSymlink(target: \"\", linkName: \"l\") { entries } } }";
+    let error = asker.error(nowhere).await;
+    assert_eq!(
+        error,
+        "`target` of a symbolic link is empty: say where it leads"
+    );
     let files = [("a/b/c.txt", "12345"), ("a/.git", "")];
     let tail = "withSymlink(target: \"b/c.txt\", linkName: \"a/link\") { f: stat(path: \"a/b/c.txt\") { name size permissions fileType } d: stat(path: \"a\") { fileType } \
         l: stat(path: \"a/link\", doNotFollowSymlinks: true) { fileType } t: stat(path: \"a/link\") { fileType size } \

@@ -79,7 +79,7 @@ impl Lowering<'_> {
     fn origin(&self, step: &Step) -> Arc<Origin> {
         Arc::new(Origin {
             place: format!("{}:{}", self.request.file, step.line),
-            text: step.text.clone(),
+            text: crate::scrub::addresses(&step.text),
         })
     }
 

@@ -147,7 +147,11 @@ async fn build(
                     let resolved = from::resolve(ctx, &key.reference, &key.platform)
                         .await
                         .map_err(|e| {
-                            e.context(format!("{}: image `{}`", request.file, key.reference))
+                            e.context(format!(
+                                "{}: image `{}`",
+                                request.file,
+                                oci::reference::shown(&key.reference)
+                            ))
                         })?;
                     Ok::<_, Error>((key, resolved))
                 });

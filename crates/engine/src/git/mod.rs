@@ -13,6 +13,7 @@ mod fields;
 mod mirror;
 pub mod refs;
 mod remote;
+pub(crate) mod strays;
 mod submodules;
 
 pub use self::{

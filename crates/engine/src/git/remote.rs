@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use base64::Engine as _;
 use graph::error::{Class, Error};
 use store::Volume;
 use wire::{LinkRequest, link::Credentials};
@@ -238,7 +239,7 @@ impl Drop for HostsFile {
 
 /// An empty directory as a home.
 pub(super) fn home(ctx: &Ctx) -> Result<PathBuf, Error> {
-    let home = ctx.engine.run_dir.join("git-home");
+    let home = ctx.engine.run_dir.join(super::strays::HOME);
     std::fs::create_dir_all(&home)
         .map_err(|e| Error::environment(format!("cannot make `{}`: {e}", home.display())))?;
     Ok(home)
@@ -406,6 +407,9 @@ impl Access {
                 ))
             })?;
         self.secrets.push(secret.as_bytes().to_vec());
+        // As it travels: a server may send back what it was sent.
+        let basic = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{secret}"));
+        self.secrets.push(basic.into_bytes());
         self.credentials = format!("login\0{user}\0{secret}").into_bytes();
         self.env
             .retain(|(name, _)| !name.starts_with("BODKIN_GIT_"));

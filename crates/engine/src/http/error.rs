@@ -64,6 +64,14 @@ pub enum FetchError {
         /// What to do.
         hint: &'static str,
     },
+    /// A redirect that does not say where.
+    #[error("cannot fetch {url}: the server answered {status} and does not say where to")]
+    NoRedirect {
+        /// From where.
+        url: String,
+        /// What it said.
+        status: reqwest::StatusCode,
+    },
     /// A redirect to nowhere.
     #[error("cannot fetch {url}: it is redirected to what is no URL")]
     BadRedirect {

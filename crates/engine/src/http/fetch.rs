@@ -268,7 +268,11 @@ impl Asker<'_> {
             let status = response.status();
             if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 let to = response.headers().get(LOCATION);
-                let to = to.and_then(|v| v.to_str().ok()).unwrap_or_default();
+                let to = to.and_then(|v| v.to_str().ok()).map(str::trim);
+                let to = to.filter(|to| !to.is_empty()).ok_or_else(|| {
+                    let url = at.shown();
+                    (FetchError::NoRedirect { url, status }, None)
+                })?;
                 at = at.join(to).map_err(|e| (e, None))?;
                 continue;
             }

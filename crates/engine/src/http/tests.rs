@@ -221,6 +221,18 @@ async fn headers_stay_with_their_origin() {
 }
 
 #[tokio::test]
+async fn redirects_to_nowhere_are_told_at_once() {
+    let kit = Kit::new();
+    for answer in ["", "location: \r\n"] {
+        let server = Server::new(move |_| Some(status("302 Found", answer))).await;
+        let query = format!(r#"{{http(url:"{}"){{contents}}}}"#, server.url("/x"));
+        let error = new(&kit).error(&query).await;
+        assert!(error.contains("does not say where to"), "{error}");
+        assert_eq!(server.count(), 1);
+    }
+}
+
+#[tokio::test]
 async fn redirects_have_an_end() {
     let kit = Kit::new();
     let server = Server::new(|_| Some(status("302 Found", "location: /again\r\n"))).await;
