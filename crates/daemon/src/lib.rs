@@ -81,8 +81,8 @@ pub(crate) struct Shared {
 
 /// Runs the engine until it is told to stop. Errors go to stderr, one line.
 pub fn run(options: Options) -> ExitCode {
-    let config = engine::config::Config::read(&options.config);
-    let level = config.as_ref().ok().and_then(|c| c.log_filter());
+    let read = engine::config::Config::read(&options.config);
+    let level = read.as_ref().ok().and_then(|(c, _)| c.log_filter());
     let filter = tracing_subscriber::EnvFilter::try_from_env("BODKIN_LOG")
         .unwrap_or_else(|_| level.unwrap_or("info").into());
     tracing_subscriber::fmt()
@@ -90,10 +90,12 @@ pub fn run(options: Options) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    match config
-        .map_err(RunError::from)
-        .and_then(|config| try_run(config, options))
-    {
+    match read.map_err(RunError::from).and_then(|(config, passed)| {
+        for key in passed {
+            tracing::warn!("`{key}` of engine.toml has no meaning for this engine");
+        }
+        try_run(config, options)
+    }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RunError::Open(engine::engine::OpenError::Store {
             source: source @ store::OpenError::InUse { .. },

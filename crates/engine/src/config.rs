@@ -1,4 +1,6 @@
-//! The engine's configuration file: `engine.json`.
+//! The engine's configuration file: `engine.json`, or `engine.toml` where there is only that.
+
+mod toml;
 
 use std::{
     collections::BTreeMap,
@@ -150,6 +152,14 @@ pub enum ConfigError {
         #[source]
         source: serde_json::Error,
     },
+    /// Not what is expected of an `engine.toml`.
+    #[error("cannot understand the configuration `{path}`: {problem}")]
+    Toml {
+        /// Which file.
+        path: String,
+        /// What is wrong, and where.
+        problem: String,
+    },
     /// A value that means nothing.
     #[error("cannot use `{key}` in the configuration `{path}`: {value:?} {problem}")]
     Value {
@@ -192,27 +202,31 @@ pub const LOG_LEVELS: [(&str, &str); 6] = [
 ];
 
 impl Config {
-    /// Reads a file; a missing one is the default configuration.
+    /// Reads a file, or the older `engine.toml` beside it where it is missing; without either it is the default configuration.
+    /// The second answer names what of the older file has no meaning here.
     ///
     /// # Errors
     /// An unreadable or malformed file.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = || path.display().to_string();
-        let bytes = match std::fs::read(path) {
-            Ok(b) => b,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => {
-                return Err(ConfigError::Read {
-                    path: name(),
-                    source,
-                });
-            }
+    pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
+        let older = path.with_extension("toml");
+        let Some((path, bytes)) = found(path)?.map_or_else(|| found(&older), |f| Ok(Some(f)))?
+        else {
+            return Ok(Default::default());
         };
+        let name = path.display().to_string();
         let path_var = std::env::var_os("PATH").unwrap_or_default();
-        let config = Self::parse(&bytes, &name(), &|program| {
-            find_program(program, std::env::split_paths(&path_var))
-        })?;
-        Ok(config)
+        let find = |program: &str| find_program(program, std::env::split_paths(&path_var));
+        if path.extension().is_none_or(|e| e != "toml") {
+            return Ok((Self::parse(&bytes, &name, &find)?, Vec::new()));
+        }
+        let wrong = |problem: String| ConfigError::Toml {
+            path: name.clone(),
+            problem,
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let (settings, passed) = toml::settings(text).map_err(wrong)?;
+        let config = Self::parse(settings.to_string().as_bytes(), &name, &find)?;
+        Ok((config, passed))
     }
 
     /// Understands the text of the file `path`. `find` looks for a program, as a shell would.
@@ -280,6 +294,18 @@ impl Config {
     }
 }
 
+/// A file's contents, if there is one.
+fn found(path: &Path) -> Result<Option<(&Path, Vec<u8>)>, ConfigError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some((path, bytes))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ConfigError::Read {
+            path: path.display().to_string(),
+            source,
+        }),
+    }
+}
+
 /// The runtime that needs no other program.
 pub const NATIVE: &str = "native";
 
@@ -298,6 +324,34 @@ fn find_program(name: &str, path: impl Iterator<Item = PathBuf>) -> Option<PathB
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_older_file_counts_where_there_is_no_newer_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (json, toml) = (
+            dir.path().join("engine.json"),
+            dir.path().join("engine.toml"),
+        );
+        assert_eq!(Config::read(&json).expect("nothing"), Default::default());
+        std::fs::write(&toml, "root = \"/x\"\n[worker.oci]\nmax-parallelism = 7\n")
+            .expect("written");
+        let (config, passed) = Config::read(&json).expect("understood");
+        assert_eq!(
+            (config.max_parallelism, passed.join(" ")),
+            (7, "root".into())
+        );
+        std::fs::write(&json, "{}").expect("written");
+        let (config, _) = Config::read(&json).expect("understood");
+        assert_eq!(config.max_parallelism, 0);
+        let (config, _) = Config::read(&toml).expect("understood");
+        assert_eq!(config.max_parallelism, 7);
+        std::fs::write(&toml, "[worker.oci]\nmaxUsedSpace = \"many\"\n").expect("written");
+        let error = graph::error::chain(&Config::read(&toml).expect_err("no size"));
+        assert!(
+            error.contains("engine.toml") && error.contains("many"),
+            "{error}"
+        );
+    }
 
     fn said(text: &str) -> String {
         let found = |name: &str| (name == "runc").then(|| PathBuf::from("/usr/bin/runc"));
