@@ -4,8 +4,10 @@
 mod added;
 mod hostile;
 mod killed;
+mod kinds;
 #[path = "../services/kit.rs"]
 #[expect(dead_code, reason = "services use more of it")]
 mod kit;
 mod private;
 mod servers;
+mod web;
