@@ -36,6 +36,13 @@ pub enum OpenError {
     Refused(String),
 }
 
+impl OpenError {
+    /// Did the engine end between taking the connection and answering? Another can be had then.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Line(LineError::Closed | LineError::Io(_)))
+    }
+}
+
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {

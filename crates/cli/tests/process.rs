@@ -673,3 +673,26 @@ fn modules_are_made_shown_and_depended_on_without_an_engine() {
         )
     );
 }
+
+#[test]
+fn an_engine_that_ends_as_it_is_asked_is_followed_by_the_next() {
+    let world = World::new();
+    let ending = std::os::unix::net::UnixListener::bind(world.socket()).unwrap();
+    let asking = {
+        let mut command = world.command(&["query"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"{a}").unwrap();
+        child
+    };
+    // Taken and closed without a word, and nobody there any more.
+    let (conn, _) = within(|| ending.accept().unwrap());
+    drop(ending);
+    std::fs::remove_file(world.socket()).unwrap();
+    let engine = world.engine();
+    drop(conn);
+    let ran = Ran::of(asking);
+    assert!(!ran.stderr.contains("cannot open a session"), "{ran:?}");
+    assert!(ran.exit.is_some(), "{ran:?}");
+    engine.wait_idle();
+}

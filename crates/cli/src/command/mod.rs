@@ -13,7 +13,13 @@ pub mod run;
 pub mod session;
 pub mod version;
 
-use std::{collections::BTreeMap, future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     runtime,
@@ -38,6 +44,11 @@ use crate::{
 const FILE_THREADS: usize = 16;
 /// How long the last progress lines may take to be read. An SDK that does not read them at all waits as long.
 const LAST_LINES: Duration = Duration::from_millis(250);
+
+/// How long an engine that ended as it was asked is looked for anew.
+const LOST: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOST_PAUSE: Duration = Duration::from_millis(20);
 
 /// What most commands begin with.
 pub struct Setup {
@@ -134,18 +145,25 @@ impl Setup {
         labels: BTreeMap<String, String>,
         token: &str,
     ) -> Result<Session, Failure> {
-        let (door, conn) = Door::find(&place())
-            .await
-            .map_err(|e| Failure::from_error(&e))?;
-        let mut plain = Plain::new(self.detail, self.colour);
-        let stderr = self.stderr.clone();
-        let show = Box::new(move |event: &ProgressEvent| {
-            plain.lines(event).iter().for_each(|l| stderr.line(l))
-        });
         let info = self.client_info(version, labels, token);
-        Session::open_with(door, conn, info, show, self.files)
-            .await
-            .map_err(|e| Failure::from_error(&e))
+        let begun = Instant::now();
+        loop {
+            let (door, conn) = Door::find(&place())
+                .await
+                .map_err(|e| Failure::from_error(&e))?;
+            let mut plain = Plain::new(self.detail, self.colour);
+            let stderr = self.stderr.clone();
+            let show = Box::new(move |event: &ProgressEvent| {
+                plain.lines(event).iter().for_each(|l| stderr.line(l))
+            });
+            match Session::open_with(door, conn, info.clone(), show, self.files).await {
+                // It was about to end, idle or killed: the next one is found or started.
+                Err(e) if e.is_lost() && begun.elapsed() < LOST => {
+                    tokio::time::sleep(LOST_PAUSE).await;
+                }
+                opened => return opened.map_err(|e| Failure::from_error(&e)),
+            }
+        }
     }
 }
 
