@@ -15,6 +15,7 @@ use store::{Store, Volume};
 use crate::{
     Ctx,
     config::Config,
+    container::tags::TagMemory,
     flight::Flights,
     gc::{Collector, GcError, Settings},
     git::strays,
@@ -33,6 +34,8 @@ pub struct Engine {
     pub runtime: Arc<dyn sandbox::Runtime>,
     /// Talks to registries.
     pub registry: oci::registry::Client,
+    /// What tags of images meant when they were last looked up.
+    pub tags: Arc<TagMemory>,
     /// The whole schema, bound.
     pub schema: Schema<Ctx>,
     /// Node work in progress.
@@ -148,6 +151,7 @@ impl Engine {
         };
         let networking = Networking::new(&config.network);
         Ok(Arc::new(Self {
+            tags: Arc::new(TagMemory::new(store.clone())),
             store,
             runtime,
             registry,

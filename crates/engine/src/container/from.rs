@@ -6,8 +6,11 @@ use graph::{
     resolve::Invocation,
     value::{Object, Value},
 };
-use oci::{Platform, Reference, image::Stack};
-use std::sync::Arc;
+use oci::{Digest, Platform, Reference, image::Stack, registry::Remembered, time::rfc3339};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     Config, Container,
@@ -78,6 +81,10 @@ pub(crate) async fn resolve(ctx: &Ctx, address: &str, platform: &str) -> Result<
     if let Some(note) = unfit(&platform, &resolved.platform, &reference) {
         ctx.session.progress.note(&note);
     }
+    if let Some(remembered) = &resolved.remembered {
+        let note = stale(&reference, &resolved.digest, remembered, SystemTime::now());
+        ctx.session.progress.note(&note);
+    }
     let pinned = resolved.reference.to_string();
     let run = serde_json::to_value(&resolved.config.config)
         .map_err(|e| Error::internal(format!("cannot read an image's configuration: {e}")))?;
@@ -130,9 +137,47 @@ fn unfit(wanted: &Platform, found: &Platform, image: &Reference) -> Option<Strin
     })
 }
 
+/// What is said when a tag is taken for what it was.
+fn stale(tag: &Reference, digest: &Digest, how: &Remembered, now: SystemTime) -> String {
+    let seen = how.seen.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let when = rfc3339(i64::try_from(seen.as_secs()).unwrap_or(i64::MAX));
+    let ago = now.duration_since(how.seen).unwrap_or_default().as_secs();
+    let ago = match ago {
+        0..120 => format!("{ago} s"),
+        120..7200 => format!("{} min", ago / 60),
+        7200..172_800 => format!("{} h", ago / 3600),
+        _ => format!("{} days", ago / 86_400),
+    };
+    format!(
+        "the registry of {tag} cannot be reached: taken for {digest}, which it was when last seen, at {when}, {ago} ago ({})",
+        how.tried
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_tag_that_may_have_moved_is_told() {
+        let tag = Reference::parse("alpine:3").expect("a reference");
+        let digest = Digest::of(b"");
+        let how = Remembered {
+            seen: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            tried: "registry `docker.io`: no".to_owned(),
+        };
+        let said = |after: u64| stale(&tag, &digest, &how, how.seen + Duration::from_secs(after));
+        assert_eq!(
+            said(7300),
+            format!(
+                "the registry of docker.io/library/alpine:3 cannot be reached: taken for {digest}, which it was when last seen, \
+                 at 2023-11-14T22:13:20Z, 2 h ago (registry `docker.io`: no)"
+            )
+        );
+        assert!(said(5).contains(" 5 s ago") && said(200_000).contains(" 2 days ago"));
+    }
 
     #[test]
     fn an_image_for_another_platform_is_told() {

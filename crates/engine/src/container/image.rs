@@ -95,7 +95,10 @@ impl Credentials for SessionCredentials {
 /// This session's way into registries that have an address of their own.
 fn access(ctx: &Ctx) -> Arc<Access> {
     ctx.session
-        .registry_access(|| ctx.engine.registry.access(credentials(ctx)))
+        .registry_access(|| {
+            let access = ctx.engine.registry.access(credentials(ctx));
+            access.remembering(ctx.engine.tags.clone())
+        })
 }
 
 fn credentials(ctx: &Ctx) -> Arc<SessionCredentials> {
@@ -180,6 +183,7 @@ pub async fn way(
         through.push((passage, reached));
     }
     let access = match client {
+        // A name of a service means another registry in another session: nothing is remembered of it.
         Some(client) => Arc::new(client.access(credentials(ctx))),
         None => access(ctx),
     };

@@ -10,7 +10,7 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
-    Access, Login,
+    Access, Known, Login,
     client::{body, message, origin_of},
     config::{Endpoint, is_internal, is_loopback, profile},
     error::{AuthError, RequestError},
@@ -32,6 +32,8 @@ pub(super) struct Realm {
 pub(super) struct Token {
     header: HeaderValue,
     until: Option<Instant>,
+    /// What it was given for; `None` when nothing was shown.
+    login: Option<Login>,
 }
 
 /// One challenge of a `WWW-Authenticate` header.
@@ -62,6 +64,21 @@ impl Access {
             .get(&realm)
             .filter(|token| token.until.is_none_or(|until| Instant::now() < until))
             .map(|token| token.header.clone())
+    }
+
+    /// As whom a place has last been asked; `None` when nothing was shown to it.
+    pub(super) async fn shown_to(&self, endpoint: &Endpoint) -> Option<Known> {
+        let tokens = self.tokens.lock().await;
+        let login = endpoint.origins.iter().find_map(|origin| {
+            let realm = Realm {
+                origin: origin.clone(),
+                repository: endpoint.repository.clone(),
+                scopes: endpoint.scopes.clone(),
+            };
+            tokens.get(&realm)?.login.clone()
+        })?;
+        let host = endpoint.name.clone();
+        Some(Known { host, login })
     }
 
     /// Answers a challenge and keeps the header it yields. `used` is the header that was turned down.
@@ -100,6 +117,7 @@ impl Access {
                 Token {
                     header,
                     until: None,
+                    login: Some(login),
                 }
             }
             Challenge::Bearer {
@@ -116,8 +134,10 @@ impl Access {
                 } else {
                     endpoint.scopes.clone()
                 };
-                self.token(endpoint, url, service.as_deref(), &scopes, login)
-                    .await?
+                let token = self
+                    .token(endpoint, url, service.as_deref(), &scopes, login.clone())
+                    .await?;
+                Token { login, ..token }
             }
         };
         tokens.insert(realm, token);
@@ -248,6 +268,7 @@ fn parse_token(bytes: &[u8]) -> Result<Token, String> {
     Ok(Token {
         header,
         until: Some(Instant::now() + Duration::from_millis(life * 900)),
+        login: None,
     })
 }
 

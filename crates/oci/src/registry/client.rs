@@ -44,8 +44,8 @@ impl Access {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            // A machine that cannot be reached rarely comes back within seconds, and there may be another to ask.
-            let limit = if error.unreachable() {
+            // A machine that cannot be reached or is silent rarely comes back within seconds, and there may be another to ask.
+            let limit = if error.unreachable() || matches!(error, RequestError::Silence { .. }) {
                 patience.tries.min(2)
             } else {
                 patience.tries
@@ -333,12 +333,16 @@ pub(super) async fn message(mut response: Response, silence: Duration) -> String
         message: String,
     }
     let mut bytes = Vec::new();
-    while let Ok(Ok(Some(piece))) = tokio::time::timeout(silence, response.chunk()).await {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() > MAX_MESSAGE {
-            break;
+    let read = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() > MAX_MESSAGE {
+                break;
+            }
         }
-    }
+    };
+    // What has come until then is what there is to show: nobody waits for an apology that drips.
+    let _ = tokio::time::timeout(silence, read).await;
     let Ok(errors) = serde_json::from_slice::<Errors>(&bytes) else {
         return String::new();
     };

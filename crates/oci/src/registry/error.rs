@@ -31,21 +31,26 @@ pub enum RequestError {
         #[source]
         source: io::Error,
     },
-    /// No answer came.
-    #[error("cannot reach `{host}`")]
+    /// No connection.
+    #[error("cannot reach `{host}`: {problem}")]
+    Connect {
+        /// Who was asked.
+        host: String,
+        /// What failed.
+        problem: String,
+        /// It is there, and is not whom it should be.
+        untrusted: bool,
+    },
+    /// A connection, and no answer over it.
+    #[error("`{host}` did not answer: {problem}")]
     Send {
         /// Who was asked.
         host: String,
         /// What failed.
-        #[source]
-        source: reqwest::Error,
+        problem: String,
     },
     /// The name of the machine to ask leads nowhere.
-    #[error(
-        "cannot reach `{host}`: no host `{name}` is found{}; a mirror can be named in `registries` of the engine's configuration, \
-         a proxy in HTTPS_PROXY",
-        detail(problem)
-    )]
+    #[error("cannot reach `{host}`: no host `{name}` is found{}", detail(problem))]
     Name {
         /// Who was asked.
         host: String,
@@ -214,17 +219,62 @@ pub struct Attempt {
     pub endpoint: String,
     /// Whether it is a mirror.
     pub mirror: bool,
+    /// Addresses of it that are not its name.
+    pub addresses: Vec<String>,
+    /// Whether it had said what the tag means before it failed.
+    pub said: bool,
     /// Why it did not help.
     pub error: RequestError,
 }
 
+/// What can be done about a place that is not reached.
+const ADVICE: &str = "check the network; a mirror can be named in `registries` of the engine's configuration, a proxy in \
+                      HTTPS_PROXY";
+
 impl Attempts {
     pub(super) fn add(&mut self, place: &Endpoint, error: RequestError) {
+        self.add_after(place, error, false);
+    }
+
+    pub(super) fn add_after(&mut self, place: &Endpoint, error: RequestError, said: bool) {
+        let host = |origin: &str| origin.split_once("://").map(|(_, host)| host.to_owned());
+        let mut addresses: Vec<String> = place.origins.iter().filter_map(|o| host(o)).collect();
+        addresses.dedup();
+        addresses.retain(|address| *address != place.name);
         self.0.push(Attempt {
             endpoint: place.name.clone(),
             mirror: place.mirror,
+            addresses,
+            said,
             error,
         });
+    }
+
+    /// Whether nobody has said anything about the image: the registry did not answer, and mirrors did not or do not have it.
+    pub fn unanswered(&self) -> bool {
+        self.0.iter().any(|attempt| !attempt.mirror)
+            && self.0.iter().all(|attempt| {
+                let lacks = attempt.mirror && matches!(attempt.error, RequestError::NotFound { .. });
+                !attempt.said && (lacks || attempt.error.is_outage())
+            })
+    }
+
+    /// Whether the registry itself said that there is no such image, or none for this user.
+    pub fn refused(&self) -> bool {
+        self.0.iter().any(|attempt| {
+            let denied = |source: &AuthError| {
+                matches!(
+                    source,
+                    AuthError::Missing | AuthError::Rejected(_) | AuthError::Denied(_)
+                )
+            };
+            !attempt.mirror
+                && match &attempt.error {
+                    RequestError::NotFound { .. } => true,
+                    RequestError::Auth { source, .. } => denied(source),
+                    _ => false,
+                }
+        })
     }
 
     /// Whether everybody who could be asked said that there is no such image.
@@ -250,14 +300,21 @@ impl fmt::Display for Attempts {
                 continue;
             }
             let role = if attempt.mirror { "mirror" } else { "registry" };
-            write!(f, "{role} `{}`: {}", attempt.endpoint, attempt.error)?;
+            write!(f, "{role} `{}`", attempt.endpoint)?;
+            if !attempt.addresses.is_empty() {
+                write!(f, " at {}", attempt.addresses.join(" or "))?;
+            }
+            write!(f, ": {}", attempt.error)?;
             let mut cause = std::error::Error::source(&attempt.error);
             while let Some(error) = cause {
                 write!(f, ": {error}")?;
                 cause = error.source();
             }
         }
-        Ok(())
+        match self.0.last() {
+            Some(last) if last.error.unreachable() => write!(f, "; {ADVICE}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -294,7 +351,8 @@ impl RequestError {
     /// Whether another try may help.
     pub(super) fn transient(&self) -> bool {
         match self {
-            Self::Send { .. }
+            Self::Connect { .. }
+            | Self::Send { .. }
             | Self::Name { .. }
             | Self::Body { .. }
             | Self::Silence { .. }
@@ -315,20 +373,35 @@ impl RequestError {
 
     /// Whether the other side could not even be talked to.
     pub(super) fn unreachable(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Name { .. })
+    }
+
+    /// Whether this is for want of an answer: no connection, no word in time, or that the other side is out of order.
+    pub(super) fn is_outage(&self) -> bool {
         match self {
-            Self::Send { source, .. } => source.is_connect(),
-            Self::Name { .. } => true,
+            Self::Connect { untrusted, .. } => !untrusted,
+            Self::Status { status, .. } => status.is_server_error() && self.transient(),
+            Self::Send { .. }
+            | Self::Name { .. }
+            | Self::Body { .. }
+            | Self::Silence { .. }
+            | Self::Slow { .. }
+            | Self::Short { .. } => true,
             _ => false,
         }
     }
 
     /// A request to `url`, shown as `host`, that got no answer.
     pub(super) fn unanswered(host: String, url: &reqwest::Url, error: reqwest::Error) -> Self {
+        let connect = error.is_connect();
         let error = error.without_url();
         let name = url.host_str().unwrap_or_default().to_owned();
         let mut causes = Vec::new();
+        let mut untrusted = false;
         let mut next = std::error::Error::source(&error);
         while let Some(cause) = next {
+            let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            untrusted |= inner.is_some_and(|inner| inner.is::<rustls::Error>());
             causes.push(cause.to_string());
             next = cause.source();
         }
@@ -338,10 +411,19 @@ impl RequestError {
                 name,
                 problem,
             },
-            None => Self::Send {
-                host,
-                source: error,
-            },
+            None => {
+                let last = causes.last().cloned().unwrap_or_else(|| error.to_string());
+                let problem = line(&last);
+                if connect {
+                    Self::Connect {
+                        host,
+                        problem,
+                        untrusted,
+                    }
+                } else {
+                    Self::Send { host, problem }
+                }
+            }
         }
     }
 
@@ -364,7 +446,11 @@ fn name_problem(causes: &[String]) -> Option<String> {
     if last.contains("no record") || last.contains("NXDomain") {
         return Some(String::new());
     }
-    Some(last.chars().filter(|c| !c.is_control()).take(200).collect())
+    Some(line(last))
+}
+
+fn line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 fn detail(message: &str) -> String {
@@ -407,8 +493,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "cannot reach `docker.io`: no host `registry-1.docker.io` is found; a mirror can be named in `registries` of the \
-             engine's configuration, a proxy in HTTPS_PROXY"
+            "cannot reach `docker.io`: no host `registry-1.docker.io` is found"
         );
     }
 }

@@ -11,6 +11,7 @@ mod error;
 mod fetch;
 mod push;
 mod resolve;
+mod tags;
 mod tls;
 
 use std::{
@@ -27,6 +28,7 @@ pub use self::{
     fetch::{FetchError, Progress, Watch},
     push::{Push, PushBlob, PushError},
     resolve::{ResolveError, Resolved},
+    tags::{Known, Remembered, Sighting, Tags},
     tls::trust,
 };
 use crate::digest::Digest;
@@ -114,6 +116,7 @@ impl Client {
             client: self.clone(),
             credentials,
             tokens: tokio::sync::Mutex::default(),
+            tags: None,
         }
     }
 }
@@ -123,6 +126,7 @@ pub struct Access {
     client: Client,
     credentials: Arc<dyn Credentials>,
     tokens: tokio::sync::Mutex<HashMap<auth::Realm, auth::Token>>,
+    tags: Option<Arc<dyn Tags>>,
 }
 
 impl fmt::Debug for Access {

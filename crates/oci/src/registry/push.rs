@@ -535,7 +535,7 @@ impl Access {
                 &moved,
                 config.patience.connect + silence,
                 silence,
-                &host,
+                (&host, &at),
                 tell,
             )
             .await?;
@@ -592,7 +592,7 @@ async fn watched(
     moved: &AtomicU64,
     first: Duration,
     silence: Duration,
-    host: &str,
+    (host, at): (&str, &Url),
     tell: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Response, RequestError> {
     let mut send = std::pin::pin!(send);
@@ -600,10 +600,7 @@ async fn watched(
     loop {
         match tokio::time::timeout(patience, &mut send).await {
             Ok(result) => {
-                return result.map_err(|e| RequestError::Send {
-                    host: host.to_owned(),
-                    source: e.without_url(),
-                });
+                return result.map_err(|e| RequestError::unanswered(host.to_owned(), at, e));
             }
             Err(_) => {
                 let now = moved.load(Ordering::Relaxed);

@@ -10,6 +10,7 @@ use super::{
     config::{Endpoint, endpoints},
     error::{Attempts, ContentError, RequestError},
     fetch::Only,
+    tags::Remembered,
 };
 use crate::{
     blobs::Blobs,
@@ -40,6 +41,8 @@ pub struct Resolved {
     pub config_bytes: Vec<u8>,
     /// The platform, as the config says.
     pub platform: Platform,
+    /// Set when no place answered and the name is taken for what it was when it was last looked up.
+    pub remembered: Option<Remembered>,
 }
 
 /// Why a name could not be turned into an image.
@@ -54,6 +57,31 @@ pub enum ResolveError {
         /// Why.
         #[source]
         source: ContentError,
+    },
+    /// Nobody answered what the tag means, and nothing is known of it from before.
+    #[error(
+        "failed to resolve image {reference}: its registry cannot be reached, and what the tag means has not been seen before"
+    )]
+    Unseen {
+        /// The name.
+        reference: Reference,
+        /// What was tried.
+        #[source]
+        source: Attempts,
+    },
+    /// Nobody answered what the tag means, and what it meant before is not here any more, or not all of it.
+    #[error(
+        "failed to resolve image {reference}: its registry cannot be reached, and of {digest}, which the tag meant when it was \
+         last seen, not everything is in the store"
+    )]
+    Pruned {
+        /// The name.
+        reference: Reference,
+        /// What it meant.
+        digest: Digest,
+        /// What was tried.
+        #[source]
+        source: Attempts,
     },
     /// There are images by that name, for other platforms.
     #[error(
@@ -88,7 +116,7 @@ fn list(platforms: &[Platform]) -> String {
 }
 
 /// A small document fetched and checked.
-struct Fetched {
+pub(super) struct Fetched {
     digest: Digest,
     bytes: Vec<u8>,
     /// What the registry called it.
@@ -98,7 +126,8 @@ struct Fetched {
 impl Access {
     /// Finds the image `reference` means for `platform`.
     ///
-    /// Manifests and config are kept in `blobs`. What is pinned by digest and already there costs no request.
+    /// Manifests and config are kept in `blobs`. What is pinned by digest and already there costs no request. A tag whose
+    /// registry does not answer is what it was when it was last looked up, where that is remembered.
     ///
     /// # Errors
     /// Who was asked and what they said, or what is wrong with the image.
@@ -114,14 +143,44 @@ impl Access {
             reference: reference.clone(),
             source,
         };
-        let first = match reference.digest() {
-            Some(digest) => self.document(&places, "manifests", digest, blobs).await,
-            None => {
-                self.tag(&places, reference.tag().unwrap_or("latest"), blobs)
+        if let Some(digest) = reference.digest() {
+            let first = self
+                .document(&places, "manifests", digest, blobs)
+                .await
+                .map_err(|e| fail(ContentError::Attempts(e)))?;
+            return self.image(reference, platform, &places, first, blobs).await;
+        }
+        match self
+            .tag(&places, reference.tag().unwrap_or("latest"), blobs)
+            .await
+        {
+            Ok((first, place)) => {
+                let image = self
+                    .image(reference, platform, &places, first, blobs)
+                    .await?;
+                self.remember(reference, image.digest, place).await;
+                Ok(image)
+            }
+            Err(attempts) => {
+                self.recalled(reference, platform, &places, attempts, blobs)
                     .await
             }
         }
-        .map_err(|e| fail(ContentError::Attempts(e)))?;
+    }
+
+    /// The image that a document stands for.
+    pub(super) async fn image(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        places: &[Endpoint],
+        first: Fetched,
+        blobs: &Arc<dyn Blobs>,
+    ) -> Result<Resolved, ResolveError> {
+        let fail = |source| ResolveError::Content {
+            reference: reference.clone(),
+            source,
+        };
         let digest = first.digest;
         let mut current = first;
         let mut nesting = 0;
@@ -152,13 +211,13 @@ impl Access {
             };
             nesting += 1;
             current = self
-                .document(&places, "manifests", entry.digest, blobs)
+                .document(places, "manifests", entry.digest, blobs)
                 .await
                 .map_err(|e| fail(ContentError::Attempts(e)))?;
             current.media_type = Some(entry.media_type.clone()).filter(|m| !m.is_empty());
         };
         let config = self
-            .document(&places, "blobs", manifest.config.digest, blobs)
+            .document(places, "blobs", manifest.config.digest, blobs)
             .await
             .map_err(|e| fail(ContentError::Attempts(e)))?;
         let parsed = ImageConfig::parse_for(&config.bytes, &manifest).map_err(|source| {
@@ -175,23 +234,25 @@ impl Access {
             platform: parsed.platform(),
             config: parsed,
             config_bytes: config.bytes,
+            remembered: None,
         })
     }
 
     /// What a tag means now, from the first place that knows it.
-    async fn tag(
+    async fn tag<'a>(
         &self,
-        places: &[Endpoint],
+        places: &'a [Endpoint],
         tag: &str,
         blobs: &Arc<dyn Blobs>,
-    ) -> Result<Fetched, Attempts> {
+    ) -> Result<(Fetched, &'a Endpoint), Attempts> {
         let mut attempts = Attempts::default();
         for place in places {
-            match self.tag_at(place, tag, blobs).await {
-                Ok(found) => return Ok(found),
+            let mut said = None;
+            match self.tag_at(place, tag, &mut said, blobs).await {
+                Ok(found) => return Ok((found, place)),
                 Err(error) => {
                     let local = error.local();
-                    attempts.add(place, error);
+                    attempts.add_after(place, error, said.is_some());
                     if local {
                         break;
                     }
@@ -201,11 +262,12 @@ impl Access {
         Err(attempts)
     }
 
-    /// Asks for the digest first: if that is known, nothing is downloaded.
+    /// Asks for the digest first: if that is known, nothing is downloaded. `meant` is what the place said that the tag means.
     async fn tag_at(
         &self,
         place: &Endpoint,
         tag: &str,
+        meant: &mut Option<Digest>,
         blobs: &Arc<dyn Blobs>,
     ) -> Result<Fetched, RequestError> {
         let ask = |method, path| Ask {
@@ -227,6 +289,7 @@ impl Access {
             }
             Err(error) => return Err(error),
         };
+        *meant = known;
         if let Some(digest) = known {
             return self.download(place, "manifests", digest, blobs).await;
         }
@@ -234,6 +297,7 @@ impl Access {
             .ask(place, &ask(Method::GET, format!("manifests/{tag}")))
             .await?;
         let said = announced(place, &response)?;
+        *meant = said;
         let media_type = content_type(&response);
         let bytes = self.bytes(place, response).await?;
         let digest = Digest::of(&bytes);
@@ -253,7 +317,7 @@ impl Access {
     }
 
     /// A manifest, index or config by digest: from the store, or from the first place that has it.
-    async fn document(
+    pub(super) async fn document(
         &self,
         places: &[Endpoint],
         kind: &str,
@@ -261,6 +325,15 @@ impl Access {
         blobs: &Arc<dyn Blobs>,
     ) -> Result<Fetched, Attempts> {
         let mut attempts = Attempts::default();
+        if places.is_empty()
+            && let Ok(Some(bytes)) = local(blobs, digest).await
+        {
+            return Ok(Fetched {
+                digest,
+                bytes,
+                media_type: None,
+            });
+        }
         for place in places {
             match self.download(place, kind, digest, blobs).await {
                 Ok(found) => return Ok(found),

@@ -43,6 +43,8 @@ pub enum Fault {
     Stall(usize),
     /// The body comes one byte at a time, with this pause between two.
     Drip(std::time::Duration),
+    /// Another status, and a body that comes one byte at a time, with this pause between two.
+    DripStatus(u16, std::time::Duration),
     /// The first byte is another.
     WrongByte,
     /// So many bytes are missing at the end, and the length says so.
@@ -758,6 +760,10 @@ fn spoil(mut response: Response, fault: Fault) -> Response {
         Fault::CutOff(bytes) => response.then = Some((bytes, Then::Close)),
         Fault::Stall(bytes) => response.then = Some((bytes, Then::Stall)),
         Fault::Drip(pause) => response.drip = Some(pause),
+        Fault::DripStatus(status, pause) => {
+            response.status = status;
+            response.drip = Some(pause);
+        }
         Fault::WrongByte => {
             let mut bytes = response.body.to_vec();
             if let Some(first) = bytes.first_mut() {

@@ -2,6 +2,7 @@
 
 mod access;
 mod fetching;
+mod outage;
 mod pulling;
 mod pushing;
 mod resolving;

@@ -222,7 +222,7 @@ async fn what_cannot_be_pushed_is_said_and_no_tag_is_set() {
             "not allowed by `HOST`: access denied",
         ),
         ("state=x", Fault::StallUpload(0), "was silent for"),
-        ("state=x", Fault::CutUpload(0), "cannot reach `HOST`"),
+        ("state=x", Fault::CutUpload(0), "`HOST` did not answer: "),
     ];
     for (pattern, fault, said) in cases {
         let (registry, world) = (Registry::start(), World::new(|_| {}));
