@@ -94,11 +94,10 @@ impl Credentials for SessionCredentials {
 
 /// This session's way into registries that have an address of their own.
 fn access(ctx: &Ctx) -> Arc<Access> {
-    ctx.session
-        .registry_access(|| {
-            let access = ctx.engine.registry.access(credentials(ctx));
-            access.remembering(ctx.engine.tags.clone())
-        })
+    ctx.session.registry_access(|| {
+        let access = ctx.engine.registry.access(credentials(ctx));
+        access.remembering(ctx.engine.tags.clone())
+    })
 }
 
 fn credentials(ctx: &Ctx) -> Arc<SessionCredentials> {

@@ -258,7 +258,9 @@ mod tests {
         let digest = registry.add("library/app", "1", &image);
         registry.add("private/app", "1", &image);
         let host = registry.address();
-        let open = format!(r#"{{ container {{ from(address: "{host}/library/app:1") {{ imageRef }} }} }}"#);
+        let open = format!(
+            r#"{{ container {{ from(address: "{host}/library/app:1") {{ imageRef }} }} }}"#
+        );
         let closed = format!(
             r#"{{ container {{ withRegistryAuth(address: "{host}", username: "me", secret: "SECRET") {{
                 from(address: "{host}/private/app:1") {{ imageRef }} }} }} }}"#
@@ -281,7 +283,9 @@ mod tests {
         drop(registry);
         let third = kit.session(view);
         assert_eq!(third.text(&open).await, pinned);
-        let private = format!(r#"{{ container {{ from(address: "{host}/private/app:1") {{ imageRef }} }} }}"#);
+        let private = format!(
+            r#"{{ container {{ from(address: "{host}/private/app:1") {{ imageRef }} }} }}"#
+        );
         let answer = third.answer(&private).await;
         let said = answer["errors"][0]["message"].as_str().unwrap_or_default();
         assert!(

@@ -227,6 +227,8 @@ pub struct Attempt {
     pub error: RequestError,
 }
 
+/// What can be done about a place whose certificate is not accepted.
+const TRUST: &str = "the authority that signs its certificates can be named as `ca` in `registries` of the engine's configuration";
 /// What can be done about a place that is not reached.
 const ADVICE: &str = "check the network; a mirror can be named in `registries` of the engine's configuration, a proxy in \
                       HTTPS_PROXY";
@@ -254,7 +256,8 @@ impl Attempts {
     pub fn unanswered(&self) -> bool {
         self.0.iter().any(|attempt| !attempt.mirror)
             && self.0.iter().all(|attempt| {
-                let lacks = attempt.mirror && matches!(attempt.error, RequestError::NotFound { .. });
+                let lacks =
+                    attempt.mirror && matches!(attempt.error, RequestError::NotFound { .. });
                 !attempt.said && (lacks || attempt.error.is_outage())
             })
     }
@@ -312,6 +315,13 @@ impl fmt::Display for Attempts {
             }
         }
         match self.0.last() {
+            Some(Attempt {
+                error:
+                    RequestError::Connect {
+                        untrusted: true, ..
+                    },
+                ..
+            }) => write!(f, "; {TRUST}"),
             Some(last) if last.error.unreachable() => write!(f, "; {ADVICE}"),
             _ => Ok(()),
         }
@@ -400,8 +410,7 @@ impl RequestError {
         let mut untrusted = false;
         let mut next = std::error::Error::source(&error);
         while let Some(cause) = next {
-            let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            untrusted |= inner.is_some_and(|inner| inner.is::<rustls::Error>());
+            untrusted |= of_tls(cause);
             causes.push(cause.to_string());
             next = cause.source();
         }
@@ -447,6 +456,18 @@ fn name_problem(causes: &[String]) -> Option<String> {
         return Some(String::new());
     }
     Some(line(last))
+}
+
+/// Whether an error is of TLS, however often it is wrapped.
+fn of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut at = error;
+    loop {
+        let inner = at.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        match inner {
+            Some(inner) => at = inner,
+            None => return at.is::<rustls::Error>(),
+        }
+    }
 }
 
 fn line(text: &str) -> String {

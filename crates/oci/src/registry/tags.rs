@@ -110,9 +110,7 @@ impl Access {
             });
         };
         let image = match self.document(&[], "manifests", digest, blobs).await {
-            Ok(first) => {
-                self.image(reference, platform, &[], first, blobs).await
-            }
+            Ok(first) => self.image(reference, platform, &[], first, blobs).await,
             Err(_) => answered(Attempts::default()),
         };
         match image {

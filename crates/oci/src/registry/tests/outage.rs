@@ -18,7 +18,8 @@ impl Tags for Memory {
     fn recall(&self, tag: &Reference, who: &[Known]) -> Option<Sighting> {
         let all = self.0.lock().unwrap();
         let known = |w: &Option<Known>| w.as_ref().is_none_or(|w| who.contains(w));
-        let found = |(t, w, _): &&(String, Option<Known>, Digest)| *t == tag.to_string() && known(w);
+        let found =
+            |(t, w, _): &&(String, Option<Known>, Digest)| *t == tag.to_string() && known(w);
         let (_, _, digest) = all.iter().rfind(found)?;
         Some(Sighting {
             digest: *digest,
@@ -57,9 +58,7 @@ fn again(world: &World, tags: &Arc<Memory>, login: Option<Arc<Purse>>) -> World 
 fn remembering(configure: impl FnOnce(&mut Config)) -> (World, Arc<Memory>) {
     let tags = Arc::new(Memory::default());
     let mut world = World::new(configure);
-    world.access = world
-        .access
-        .remembering(Arc::clone(&tags) as Arc<dyn Tags>);
+    world.access = world.access.remembering(Arc::clone(&tags) as Arc<dyn Tags>);
     (world, tags)
 }
 
@@ -93,7 +92,10 @@ async fn a_tag_is_what_it_was_while_its_registry_does_not_answer() {
     drop(registry);
     let found = world.resolve(&address).await.unwrap();
     let tried = found.remembered.unwrap().tried;
-    assert!(tried.contains("Connection refused (os error 111); check the network"), "{tried}");
+    assert!(
+        tried.contains("Connection refused (os error 111); check the network"),
+        "{tried}"
+    );
 }
 
 #[tokio::test]
@@ -107,7 +109,10 @@ async fn an_answer_counts_however_unwelcome() {
         (Fault::Status(404, vec![]), "has no such image"),
         (Fault::Status(429, vec![]), "answered 429"),
         (Fault::Status(501, vec![]), "answered 501"),
-        (Fault::Status(302, vec![("Location", "file:///etc/passwd".to_owned())]), "which is refused"),
+        (
+            Fault::Status(302, vec![("Location", "file:///etc/passwd".to_owned())]),
+            "which is refused",
+        ),
     ] {
         let (world, _tags) = remembering(|_| {});
         world.resolve(&address).await.unwrap();
@@ -126,7 +131,11 @@ async fn a_tag_that_is_known_to_have_moved_is_not_what_it_was() {
     let (world, _tags) = remembering(|_| {});
     world.resolve(&address).await.unwrap();
     let moved = registry.add("app", "1", &image().with("Cmd", json!(["new"])));
-    registry.fault(format!("manifests/{moved}"), Fault::Status(500, vec![]), 1000);
+    registry.fault(
+        format!("manifests/{moved}"),
+        Fault::Status(500, vec![]),
+        1000,
+    );
     let text = world.failure(&registry, &address).await;
     assert!(text.contains("answered 500"), "{text}");
 }
@@ -162,7 +171,10 @@ async fn only_those_who_were_answered_may_remember() {
     let bob = again(&nobody, &tags, Some(World::user("alice", "guess")));
     for other in [&nobody, &stranger] {
         let text = other.failure(&registry, &private).await;
-        assert!(!text.contains("s3cret") && !text.contains("sha256:"), "{text}");
+        assert!(
+            !text.contains("s3cret") && !text.contains("sha256:"),
+            "{text}"
+        );
     }
     drop(registry);
     for other in [&nobody, &stranger, &bob] {
@@ -221,7 +233,9 @@ async fn what_is_not_here_any_more_and_what_was_never_seen() {
     std::fs::remove_file(DirBlobs::new(world.dir.path()).path(&digest)).unwrap();
     let text = chain(&world.resolve(&address).await.unwrap_err());
     assert!(
-        text.contains(&format!("of {digest}, which the tag meant when it was last seen, not everything is in the store")),
+        text.contains(&format!(
+            "of {digest}, which the tag meant when it was last seen, not everything is in the store"
+        )),
         "{text}"
     );
 }
@@ -251,7 +265,10 @@ async fn an_authority_that_is_not_trusted_is_no_outage() {
     other.access = other.access.remembering(tags);
     other.blobs = Arc::clone(&world.blobs);
     let text = chain(&other.resolve(&address).await.unwrap_err());
-    assert!(text.contains("certificate") && !text.contains("seen before"), "{text}");
+    assert!(
+        text.contains("certificate") && !text.contains("seen before"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -260,8 +277,18 @@ async fn an_apology_that_drips_is_not_waited_for() {
     registry.add("app", "1", &image());
     let world = World::new(|_| {});
     let start = Instant::now();
-    registry.fault("manifests/1", Fault::DripStatus(400, Duration::from_millis(50)), 1000);
-    let text = world.failure(&registry, &format!("{}/app:1", registry.address())).await;
+    registry.fault(
+        "manifests/1",
+        Fault::DripStatus(400, Duration::from_millis(50)),
+        1000,
+    );
+    let text = world
+        .failure(&registry, &format!("{}/app:1", registry.address()))
+        .await;
     assert!(text.contains("answered 400"), "{text}");
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
 }
