@@ -109,6 +109,11 @@ impl Address {
                 .is_ok_and(|ip| ip.is_loopback())
     }
 
+    /// Is it this machine, or an address that only it (or its hypervisor) answers?
+    pub(super) fn is_internal(&self) -> bool {
+        self.url.host_str().is_none_or(oci::registry::is_internal)
+    }
+
     /// The last part of the path, as a file may be called.
     pub(super) fn file_name(&self) -> String {
         let last = self.url.path().rsplit('/').next().unwrap_or_default();
@@ -268,6 +273,29 @@ mod tests {
         ] {
             let address = Address::parse(url).expect("an address");
             assert_eq!(address.file_name(), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_only_this_machine_answers() {
+        for (url, internal) in [
+            ("http://127.0.0.1:80/", true),
+            ("http://2130706433/", true),
+            ("http://localhost/", true),
+            ("http://localhost./", true),
+            ("http://a.localhost/", true),
+            ("http://[::1]/", true),
+            ("http://[::ffff:169.254.169.254]/", true),
+            ("http://169.254.169.254/latest", true),
+            ("http://0.0.0.0/", true),
+            ("http://10.0.0.1/", false),
+            ("http://example.com/", false),
+        ] {
+            assert_eq!(
+                Address::parse(url).expect("an address").is_internal(),
+                internal,
+                "{url}"
+            );
         }
     }
 

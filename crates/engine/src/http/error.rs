@@ -81,6 +81,25 @@ pub enum FetchError {
         #[source]
         source: url::ParseError,
     },
+    /// A redirect from the network into the engine's machine.
+    #[error(
+        "cannot fetch {url}: it is redirected to `{to}`, which only the engine's machine can reach; if that is meant, ask for \
+         that address itself"
+    )]
+    Inward {
+        /// From where.
+        url: String,
+        /// Where to.
+        to: String,
+    },
+    /// A part of the file where the whole was asked for.
+    #[error(
+        "cannot fetch {url}: the server sent a part of the file (206 Partial Content), and the whole was asked for"
+    )]
+    Partial {
+        /// From where.
+        url: String,
+    },
     /// A redirect to something else than HTTP.
     #[error(
         "cannot fetch {url}: it is redirected to the unsupported protocol scheme `{scheme}`: only `http` and `https` are fetched"

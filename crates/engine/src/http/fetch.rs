@@ -273,8 +273,17 @@ impl Asker<'_> {
                     let url = at.shown();
                     (FetchError::NoRedirect { url, status }, None)
                 })?;
-                at = at.join(to).map_err(|e| (e, None))?;
+                let next = at.join(to).map_err(|e| (e, None))?;
+                // Whoever is on the network has no business with what only this machine can ask.
+                if next.is_internal() && !at.is_internal() {
+                    let (url, to) = (at.shown(), next.host().0.to_owned());
+                    return Err((FetchError::Inward { url, to }, None));
+                }
+                at = next;
                 continue;
+            }
+            if status == StatusCode::PARTIAL_CONTENT {
+                return Err((FetchError::Partial { url: at.shown() }, None));
             }
             if status == StatusCode::NOT_MODIFIED && before.is_some() {
                 return Ok(Answer::Same);

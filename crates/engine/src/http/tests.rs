@@ -277,6 +277,18 @@ async fn a_server_that_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_part_is_no_file() {
+    let kit = Kit::new();
+    let server =
+        Server::new(|_| Some(ok("", "abc").replace("200 OK", "206 Partial Content"))).await;
+    let query = format!(r#"{{http(url:"{}"){{contents}}}}"#, server.url("/x"));
+    let error = new(&kit).error(&query).await;
+    assert!(error.contains("sent a part of the file"), "{error}");
+    assert_eq!(server.count(), 1);
+    assert!(kit.engine.store.results().is_empty());
+}
+
+#[tokio::test]
 async fn names_that_are_none_are_refused() {
     let kit = Kit::new();
     let s = new(&kit);

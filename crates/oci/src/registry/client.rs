@@ -179,12 +179,13 @@ impl Access {
             let next = at
                 .join(location)
                 .ok()
-                .filter(|next| may_redirect(&at, next));
+                .filter(|next| !location.is_empty() && may_redirect(&at, next));
             let Some(next) = next else {
-                let to = at.join(location).map_or_else(
-                    |_| "a place that is no URL".to_owned(),
-                    |url| format!("`{}`", origin_of(&url)),
-                );
+                let to = match at.join(location) {
+                    _ if location.is_empty() => "nowhere".to_owned(),
+                    Ok(url) => format!("`{}`", origin_of(&url)),
+                    Err(_) => "a place that is no URL".to_owned(),
+                };
                 return Err(RequestError::Redirect { host: host(), to });
             };
             if origin_of(&next) != origin_of(&at) {

@@ -196,14 +196,14 @@ fn profile_of(config: &Config, _host: &str, settings: &Host, local: bool) -> Pro
 
 /// Whether `host[:port]` is this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
-    let bare = bare_host(host);
+    let bare = bare_host(host).trim_end_matches('.');
     bare == "localhost"
         || bare.ends_with(".localhost")
         || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether `host[:port]` is an address that only this machine or its hypervisor answers.
-pub(super) fn is_internal(host: &str) -> bool {
+pub fn is_internal(host: &str) -> bool {
     is_loopback(host)
         || match bare_host(host).parse::<IpAddr>() {
             Ok(IpAddr::V4(ip)) => ip.is_link_local() || ip.is_unspecified(),

@@ -23,7 +23,7 @@ use std::{
 use futures::future::BoxFuture;
 
 pub use self::{
-    config::{Config, Host, Patience},
+    config::{Config, Host, Patience, is_internal},
     error::{Attempt, Attempts, AuthError, ContentError, RequestError},
     fetch::{FetchError, Progress, Watch},
     push::{Push, PushBlob, PushError},

@@ -113,6 +113,7 @@ async fn an_answer_counts_however_unwelcome() {
             Fault::Status(302, vec![("Location", "file:///etc/passwd".to_owned())]),
             "which is refused",
         ),
+        (Fault::Status(302, vec![]), "redirects to nowhere"),
     ] {
         let (world, _tags) = remembering(|_| {});
         world.resolve(&address).await.unwrap();
