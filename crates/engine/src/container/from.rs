@@ -149,7 +149,7 @@ fn stale(tag: &Reference, digest: &Digest, how: &Remembered, now: SystemTime) ->
         _ => format!("{} days", ago / 86_400),
     };
     format!(
-        "the registry of {tag} cannot be reached: taken for {digest}, which it was when last seen, at {when}, {ago} ago ({})",
+        "the registry of {tag} does not answer: taken for {digest}, which it was when last seen, at {when}, {ago} ago ({})",
         how.tried
     )
 }
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(
             said(7300),
             format!(
-                "the registry of docker.io/library/alpine:3 cannot be reached: taken for {digest}, which it was when last seen, \
+                "the registry of docker.io/library/alpine:3 does not answer: taken for {digest}, which it was when last seen, \
                  at 2023-11-14T22:13:20Z, 2 h ago (registry `docker.io`: no)"
             )
         );

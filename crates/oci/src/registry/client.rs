@@ -44,13 +44,7 @@ impl Access {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            // A machine that cannot be reached or is silent rarely comes back within seconds, and there may be another to ask.
-            let limit = if error.unreachable() || matches!(error, RequestError::Silence { .. }) {
-                patience.tries.min(2)
-            } else {
-                patience.tries
-            };
-            if !error.transient() || tries >= limit {
+            if !error.transient() || tries >= patience.tries_after(&error) {
                 return Err(error);
             }
             let asked = match &error {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::tls::Profile;
+use super::{error::RequestError, tls::Profile};
 use crate::reference::Reference;
 
 /// Configuration of the client.
@@ -52,6 +52,18 @@ pub struct Patience {
     pub downloads: usize,
     /// Blobs of one image downloaded at the same time.
     pub per_image: usize,
+}
+
+impl Patience {
+    /// How often what failed so is tried. A machine that cannot be reached or is silent rarely comes back within seconds, and
+    /// there may be another to ask.
+    pub(super) fn tries_after(&self, error: &RequestError) -> u32 {
+        if error.unreachable() || matches!(error, RequestError::Silence { .. }) {
+            self.tries.min(2)
+        } else {
+            self.tries
+        }
+    }
 }
 
 impl Default for Patience {

@@ -273,6 +273,8 @@ impl Access {
         let patience = self.client.shared.config.patience;
         let (mut sent, mut resumes, mut fruitless) = (0, 0, 0);
         let mut wait = patience.backoff;
+        // An upload that cannot be begun has been tried often enough.
+        let mut begun = true;
         loop {
             let before = sent;
             let result = async {
@@ -283,7 +285,8 @@ impl Access {
                         let path = "blobs/uploads/";
                         let response = self
                             .retried(place, Method::POST, path, &[], &Content::Nothing)
-                            .await?;
+                            .await
+                            .inspect_err(|_| begun = false)?;
                         location(place, &response)?
                     }
                 };
@@ -305,7 +308,8 @@ impl Access {
             resumes += 1;
             let gone = matches!(error, RequestError::NotFound { .. })
                 || matches!(&error, RequestError::Status { status, .. } if *status == StatusCode::RANGE_NOT_SATISFIABLE);
-            if !(error.transient() || (gone && upload.is_some())) || resumes > MAX_RESUMES {
+            if !begun || !(error.transient() || (gone && upload.is_some())) || resumes > MAX_RESUMES
+            {
                 return Err(error);
             }
             // How much has arrived is the registry's to say.
@@ -321,7 +325,7 @@ impl Access {
                 _ => sent = 0,
             }
             fruitless = if sent > before { 0 } else { fruitless + 1 };
-            if fruitless >= patience.tries {
+            if fruitless >= patience.tries_after(&error) {
                 return Err(error);
             }
             let asked = match &error {
@@ -464,7 +468,7 @@ impl Access {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if !error.transient() || tries >= patience.tries {
+            if !error.transient() || tries >= patience.tries_after(&error) {
                 return Err(error);
             }
             let asked = match &error {

@@ -60,7 +60,7 @@ pub enum ResolveError {
     },
     /// Nobody answered what the tag means, and nothing is known of it from before.
     #[error(
-        "failed to resolve image {reference}: its registry cannot be reached, and what the tag means has not been seen before"
+        "failed to resolve image {reference}: its registry does not answer, and what the tag means has not been seen before"
     )]
     Unseen {
         /// The name.
@@ -71,8 +71,8 @@ pub enum ResolveError {
     },
     /// Nobody answered what the tag means, and what it meant before is not here any more, or not all of it.
     #[error(
-        "failed to resolve image {reference}: its registry cannot be reached, and of {digest}, which the tag meant when it was \
-         last seen, not everything is in the store"
+        "failed to resolve image {reference}: its registry does not answer, and of {digest}, which the tag meant when it was last \
+         seen, not everything is in the store"
     )]
     Pruned {
         /// The name.

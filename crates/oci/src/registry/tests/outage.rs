@@ -227,7 +227,7 @@ async fn what_is_not_here_any_more_and_what_was_never_seen() {
     let text = chain(&world.resolve(&format!("{host}/app:2")).await.unwrap_err());
     assert_eq!(
         text.replace(&host, "HOST"),
-        "failed to resolve image HOST/app:2: its registry cannot be reached, and what the tag means has not been seen before: \
+        "failed to resolve image HOST/app:2: its registry does not answer, and what the tag means has not been seen before: \
          registry `HOST`: cannot reach `HOST`: Connection refused (os error 111); check the network; a mirror can be named in \
          `registries` of the engine's configuration, a proxy in HTTPS_PROXY"
     );

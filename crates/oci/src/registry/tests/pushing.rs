@@ -242,6 +242,34 @@ async fn what_cannot_be_pushed_is_said_and_no_tag_is_set() {
 }
 
 #[tokio::test]
+async fn an_upload_that_cannot_begin_is_not_tried_as_often_as_squared() {
+    let blob = |registry: &Registry, method: &str| {
+        let seen = registry.take_seen();
+        let begun = seen
+            .iter()
+            .filter(|s| s.starts_with(method) && s.contains("/blobs/uploads/"));
+        begun.count()
+    };
+    // Three tries, and none of them begun anew.
+    let (registry, world) = (Registry::start(), World::new(|_| {}));
+    let address = format!("{}/a/b:1", registry.address());
+    let one = |world: &World| {
+        let mut image = push(world, &address, None);
+        image.blobs.truncate(1);
+        image
+    };
+    registry.fault("blobs/uploads/", Fault::Status(503, vec![]), 1000);
+    pushed(&world, &one(&world)).await.unwrap_err();
+    assert_eq!(blob(&registry, "POST"), 3);
+    registry.clear_faults();
+    // Who is silent is not asked so often.
+    registry.fault("state=x", Fault::StallUpload(0), 1000);
+    pushed(&world, &one(&world)).await.unwrap_err();
+    let tries = blob(&registry, "P");
+    assert!(tries <= 4, "{tries}");
+}
+
+#[tokio::test]
 async fn one_token_for_everything_and_none_for_others() {
     let registry = Registry::start_with(Auth::Token("me", "secret"), false);
     let purse = World::user("me", "secret");
