@@ -292,28 +292,7 @@ impl Attempts {
 
 impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, attempt) in self.0.iter().enumerate() {
-            if at > 0 {
-                f.write_str("; ")?;
-            }
-            if let (true, RequestError::NotFound { host, message }) =
-                (attempt.mirror, &attempt.error)
-            {
-                write!(f, "mirror `{host}` does not have it{}", detail(message))?;
-                continue;
-            }
-            let role = if attempt.mirror { "mirror" } else { "registry" };
-            write!(f, "{role} `{}`", attempt.endpoint)?;
-            if !attempt.addresses.is_empty() {
-                write!(f, " at {}", attempt.addresses.join(" or "))?;
-            }
-            write!(f, ": {}", attempt.error)?;
-            let mut cause = std::error::Error::source(&attempt.error);
-            while let Some(error) = cause {
-                write!(f, ": {error}")?;
-                cause = error.source();
-            }
-        }
+        f.write_str(&self.told())?;
         match self.0.last() {
             Some(Attempt {
                 error:
@@ -325,6 +304,32 @@ impl fmt::Display for Attempts {
             Some(last) if last.error.unreachable() => write!(f, "; {ADVICE}"),
             _ => Ok(()),
         }
+    }
+}
+
+impl Attempts {
+    /// What was tried, without what can be done about it.
+    pub(super) fn told(&self) -> String {
+        let place = |attempt: &Attempt| {
+            if let (true, RequestError::NotFound { host, message }) =
+                (attempt.mirror, &attempt.error)
+            {
+                return format!("mirror `{host}` does not have it{}", detail(message));
+            }
+            let role = if attempt.mirror { "mirror" } else { "registry" };
+            let at = match attempt.addresses.as_slice() {
+                [] => String::new(),
+                addresses => format!(" at {}", addresses.join(" or ")),
+            };
+            let mut text = format!("{role} `{}`{at}: {}", attempt.endpoint, attempt.error);
+            let mut cause = std::error::Error::source(&attempt.error);
+            while let Some(error) = cause {
+                text.push_str(&format!(": {error}"));
+                cause = error.source();
+            }
+            text
+        };
+        self.0.iter().map(place).collect::<Vec<_>>().join("; ")
     }
 }
 

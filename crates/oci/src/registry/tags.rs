@@ -117,7 +117,7 @@ impl Access {
             Ok(image) => Ok(Resolved {
                 remembered: Some(Remembered {
                     seen,
-                    tried: attempts.to_string(),
+                    tried: attempts.told(),
                 }),
                 ..image
             }),

@@ -93,7 +93,7 @@ async fn a_tag_is_what_it_was_while_its_registry_does_not_answer() {
     let found = world.resolve(&address).await.unwrap();
     let tried = found.remembered.unwrap().tried;
     assert!(
-        tried.contains("Connection refused (os error 111); check the network"),
+        tried.ends_with("Connection refused (os error 111)"),
         "{tried}"
     );
 }
