@@ -257,7 +257,9 @@ impl Access {
             .await;
             let Err(error) = result else { break };
             resumes += 1;
-            fruitless = if sink.written > before {
+            // What only drips would go on for hours, each try a little further.
+            let drips = matches!(error, RequestError::Slow { .. });
+            fruitless = if sink.written > before && !drips {
                 0
             } else {
                 fruitless + 1

@@ -371,3 +371,19 @@ async fn an_answer_that_drips_is_given_up() {
         "{text}"
     );
 }
+
+#[tokio::test]
+async fn a_layer_that_drips_is_not_resumed_for_ever() {
+    let registry = Registry::start();
+    let image = image();
+    registry.add("app", "1", &image);
+    let address = format!("{}/app:1", registry.address());
+    let layer = big(&image);
+    registry.fault(layer, Fault::Drip(Duration::from_millis(60)), 1000);
+    let world = World::new(|config| config.patience.silence = Duration::from_millis(510));
+    let text = world.failure(&registry, &address).await;
+    assert!(text.contains("`HOST` sent only "), "{text}");
+    let asked = registry.take_seen();
+    let tries = asked.iter().filter(|s| s.contains(&layer.to_string()));
+    assert_eq!(tries.count(), 2, "{asked:?}");
+}
