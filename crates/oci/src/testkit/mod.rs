@@ -4,6 +4,7 @@
 //! A failure in here is a failure of the test that uses it, so this module panics instead of returning errors.
 
 mod blobs;
+mod fault;
 mod http;
 mod image;
 mod layer;
@@ -12,8 +13,9 @@ mod registry;
 
 pub use self::{
     blobs::DirBlobs,
+    fault::Fault,
     image::Image,
     layer::{LayerBuilder, Raw, compress},
     layers::DirLayers,
-    registry::{Auth, Fault, Registry, Seen},
+    registry::{Auth, Registry, Seen},
 };
