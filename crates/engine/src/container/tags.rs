@@ -239,7 +239,7 @@ mod tests {
         let kept = kit.engine.store.facts().get(SPACE, &tag.to_string());
         let kept = String::from_utf8(kept.expect("a fact")).expect("text");
         assert!(!kept.contains("s3cret") && !kept.contains("me\""), "{kept}");
-        memory.forget(&tag, &[me.clone()]);
+        memory.forget(&tag, std::slice::from_ref(&me));
         assert_eq!(meaning(&[me]), None);
         memory.remember(&tag, Digest::of(b"x"), None);
         assert!(meaning(&[known("r.example", "other")]).is_some());

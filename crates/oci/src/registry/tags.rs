@@ -75,15 +75,13 @@ impl Access {
         attempts: Attempts,
         blobs: &Arc<dyn Blobs>,
     ) -> Result<Resolved, ResolveError> {
-        let answered = |attempts| {
-            Err(ResolveError::Content {
-                reference: reference.clone(),
-                source: ContentError::Attempts(attempts),
-            })
+        let answered = |attempts| ResolveError::Content {
+            reference: reference.clone(),
+            source: ContentError::Attempts(attempts),
         };
         let (refused, unanswered) = (attempts.refused(), attempts.unanswered());
         if !refused && !unanswered {
-            return answered(attempts);
+            return Err(answered(attempts));
         }
         let mut sighting = None;
         if let Some(tags) = &self.tags {
@@ -101,7 +99,7 @@ impl Access {
             }
         }
         if refused {
-            return answered(attempts);
+            return Err(answered(attempts));
         }
         let Some(Sighting { digest, seen }) = sighting else {
             return Err(ResolveError::Unseen {
@@ -111,7 +109,7 @@ impl Access {
         };
         let image = match self.document(&[], "manifests", digest, blobs).await {
             Ok(first) => self.image(reference, platform, &[], first, blobs).await,
-            Err(_) => answered(Attempts::default()),
+            Err(_) => Err(answered(Attempts::default())),
         };
         match image {
             Ok(image) => Ok(Resolved {
