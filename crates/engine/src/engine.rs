@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use graph::{
@@ -54,7 +57,7 @@ pub struct Engine {
     pub networking: Networking,
     /// Serves the API inside containers.
     pub api: Arc<dyn ApiServer>,
-    blocking_slots: tokio::sync::Semaphore,
+    blocking_slots: Arc<tokio::sync::Semaphore>,
     volume_locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -91,6 +94,40 @@ pub enum OpenError {
     /// What the configuration says of collecting garbage.
     #[error("cannot understand the configuration")]
     Gc(#[source] GcError),
+}
+
+/// Tells work on a thread of its own that nobody waits for it any more.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Has everybody left?
+    pub fn stopped(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Fails when everybody has left.
+    ///
+    /// # Errors
+    /// That one, which nobody reads.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.stopped() {
+            return Err(Error::new(
+                Class::Cancelled,
+                "stopped: nobody waits for it any more",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Stops the work of one who leaves.
+struct StopWhenDropped(Stop);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Threads that may block at once.
@@ -164,7 +201,7 @@ impl Engine {
             gc,
             networking,
             api,
-            blocking_slots: tokio::sync::Semaphore::new(BLOCKING_MAX),
+            blocking_slots: Arc::new(tokio::sync::Semaphore::new(BLOCKING_MAX)),
             volume_locks: Mutex::default(),
             config,
         }))
@@ -179,12 +216,32 @@ impl Engine {
         T: Send + 'static,
         F: FnOnce() -> Result<T, Error> + Send + 'static,
     {
-        let _slot = self
+        self.stoppable(|_| f()).await
+    }
+
+    /// [`Engine::blocking`] for long work, which looks now and then whether somebody still waits for it.
+    ///
+    /// # Errors
+    /// What `f` answered, or that it panicked.
+    pub async fn stoppable<T, F>(&self, f: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Stop) -> Result<T, Error> + Send + 'static,
+    {
+        let slot = self
             .blocking_slots
-            .acquire()
+            .clone()
+            .acquire_owned()
             .await
             .map_err(|_| Error::new(Class::Cancelled, "the engine is stopping"))?;
-        tokio::task::spawn_blocking(f).await.map_err(|e| {
+        let stop = Stop::default();
+        let _left = StopWhenDropped(stop.clone());
+        // The thread keeps its place until it ends, also when nobody waits for it.
+        let run = move || {
+            let _slot = slot;
+            f(&stop)
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|e| {
             Error::internal(format!(
                 "a step of the engine failed unexpectedly ({e}); please report this"
             ))
@@ -308,5 +365,25 @@ mod tests {
                 ("https_proxy".to_owned(), "http://p:1".to_owned())
             ]
         );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn root_work_that_nobody_waits_for_stops() {
+        let kit = crate::testkit::Kit::new();
+        let (began, begun) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel();
+        let work = kit.engine.stoppable(move |stop| {
+            began.send(()).expect("somebody listens");
+            while stop.check().is_ok() {
+                std::thread::yield_now();
+            }
+            end.send(()).expect("somebody listens");
+            Ok(())
+        });
+        let left = tokio::time::timeout(std::time::Duration::from_millis(50), work).await;
+        assert!(left.is_err(), "it does not end by itself");
+        let limit = std::time::Duration::from_secs(20);
+        begun.recv_timeout(limit).expect("it began");
+        ended.recv_timeout(limit).expect("it stopped");
     }
 }

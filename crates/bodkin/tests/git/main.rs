@@ -2,6 +2,7 @@
 //! repositories that mean harm. The servers are real and belong to one test each.
 
 mod added;
+mod history;
 mod hostile;
 mod killed;
 mod kinds;

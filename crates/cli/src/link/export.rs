@@ -11,7 +11,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{
             ffi::OsStrExt,
-            fs::{DirBuilderExt, FileExt, PermissionsExt},
+            fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt},
         },
     },
     path::{Path, PathBuf},
@@ -83,6 +83,7 @@ fn prepare(dest: &Path, wipe: bool, gone: &[RawPath]) -> Result<OwnedFd, LinkErr
     let fd = rustix::fs::open(dest, flags, Mode::empty())
         .map_err(|e| LinkError::io("open", dest, &e.into()))?;
     if wipe {
+        spared(&fd, dest)?;
         empty(&fd).map_err(|e| LinkError::io("remove the contents of", dest, &e.into()))?;
     }
     for path in gone {
@@ -90,6 +91,30 @@ fn prepare(dest: &Path, wipe: bool, gone: &[RawPath]) -> Result<OwnedFd, LinkErr
             .map_err(|e| LinkError::io("remove", &dest.join(path.as_path()), &e.into()))?;
     }
     Ok(fd)
+}
+
+/// Refuses to empty what nobody means to: the root of the machine, the user's home, and what either is in.
+fn spared(dir: &OwnedFd, dest: &Path) -> Result<(), LinkError> {
+    let io = |e: io::Error| LinkError::io("look at", dest, &e);
+    let is = dir.try_clone().and_then(|d| File::from(d).metadata());
+    let is = is.map_err(io)?;
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let home = home.and_then(|h| h.canonicalize().ok());
+    let mut spared = home.iter().flat_map(|h| h.ancestors());
+    let same = |path: &Path| {
+        path.metadata()
+            .is_ok_and(|m| (m.dev(), m.ino()) == (is.dev(), is.ino()))
+    };
+    if same(Path::new("/")) || spared.any(same) {
+        return Err(LinkError::new(
+            LinkErrorKind::Invalid,
+            format!(
+                "{}: `wipe` would remove the user's home or the whole machine's files: export to a folder of its own",
+                dest.display()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Removes a path below a directory, never through a link. What is not there, or only through a link, is fine.

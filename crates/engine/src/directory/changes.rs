@@ -12,8 +12,8 @@ use store::{Kind, What};
 use super::{Directory, File, Tree, export, patch, tree_error};
 use crate::{
     Ctx,
-    container::paths,
     dispatch::Binder,
+    engine::Stop,
     node::{Conflict, Edit},
 };
 
@@ -76,8 +76,8 @@ pub(crate) fn bind(b: &mut Binder) {
         paths_of(&inv, What::Removed).await
     });
     b.bind("Changeset.isEmpty", Memo::Never, |inv| async move {
-        let all = compare(&inv, |before, after| {
-            store::Tree::changes(before, after).map_err(|e| tree_error(&e))
+        let all = compare(&inv, |before, after, stop| {
+            differing(before, after, stop).map_err(|e| tree_error(&e))
         });
         Ok(Value::Bool(all.await?.is_empty()))
     });
@@ -159,11 +159,14 @@ async fn with_changes(inv: Invocation<Ctx>) -> Answer {
     }))
 }
 
+/// A tree and a directory in it.
+type At<'a> = (&'a store::Tree, &'a str);
+
 /// Makes both trees and runs `f` on them, on a thread that may block.
 async fn compare<T, F>(inv: &Invocation<Ctx>, f: F) -> Result<T, Error>
 where
     T: Send + 'static,
-    F: FnOnce((&store::Tree, &str), (&store::Tree, &str)) -> Result<T, Error> + Send + 'static,
+    F: FnOnce(At<'_>, At<'_>, &Stop) -> Result<T, Error> + Send + 'static,
 {
     let changes = inv.this::<Changeset>()?;
     let (before, after) = tokio::try_join!(
@@ -176,15 +179,23 @@ where
     );
     inv.ctx
         .engine
-        .blocking(move || {
+        .stoppable(move |stop| {
             let environment = |e| Error::from_chain(Class::Environment, &e);
             let (before, after) = (
                 before.tree().map_err(environment)?,
                 after.tree().map_err(environment)?,
             );
-            f((&before, &old), (&after, &new))
+            f((&before, &old), (&after, &new), stop)
         })
         .await
+}
+
+fn differing(
+    before: At<'_>,
+    after: At<'_>,
+    stop: &Stop,
+) -> Result<Vec<store::Change>, store::TreeError> {
+    store::Tree::changes_until(&|| stop.stopped(), before, after)
 }
 
 /// A path as it is told: directories end with a slash.
@@ -198,8 +209,8 @@ fn shown(change: &store::Change) -> String {
 }
 
 async fn paths_of(inv: &Invocation<Ctx>, what: What) -> Answer {
-    let found = compare(inv, move |before, after| {
-        let all = store::Tree::changes(before, after).map_err(|e| tree_error(&e))?;
+    let found = compare(inv, move |before, after, stop| {
+        let all = differing(before, after, stop).map_err(|e| tree_error(&e))?;
         Ok(all
             .iter()
             .filter(|c| c.what == what)
@@ -212,21 +223,24 @@ async fn paths_of(inv: &Invocation<Ctx>, what: What) -> Answer {
 
 /// A file that changed, with both its sides.
 struct Changed {
-    path: String,
+    path: Vec<u8>,
     old: Option<patch::Side>,
     new: Option<patch::Side>,
 }
 
 /// All files that changed, sorted by path; those of removed directories too.
 fn files(
-    before: (&store::Tree, &str),
-    after: (&store::Tree, &str),
+    before: At<'_>,
+    after: At<'_>,
+    stop: &Stop,
     each: &mut dyn FnMut(Changed),
 ) -> Result<(), store::TreeError> {
-    let mut tell = |path: &[u8], what: What| -> Result<(), store::TreeError> {
-        let path = String::from_utf8_lossy(path).into_owned();
-        let side = |(tree, at): (&store::Tree, &str), there: bool| match there {
-            true => patch::side(tree, &paths::join(at, &path)),
+    let mut tell = |path: Vec<u8>, what: What| -> Result<(), store::TreeError> {
+        if stop.stopped() {
+            return Err(store::TreeError::Stopped);
+        }
+        let side = |(tree, at): At<'_>, there: bool| match there {
+            true => patch::side(tree, &patch::below(at, &path)),
             false => Ok(None),
         };
         let old = side(before, what != What::Added)?;
@@ -234,11 +248,11 @@ fn files(
         each(Changed { old, new, path });
         Ok(())
     };
-    for change in store::Tree::changes(before, after)? {
+    for change in differing(before, after, stop)? {
         if change.kind != Kind::Dir {
-            tell(&change.path, change.what)?;
+            tell(change.path, change.what)?;
         } else if change.what == What::Removed {
-            let top = paths::join(before.1, &String::from_utf8_lossy(&change.path));
+            let top = patch::below(before.1, &change.path);
             let mut inside = Vec::new();
             before.0.walk(&top, &mut |walked| {
                 if !walked.stat.is_dir() {
@@ -247,7 +261,7 @@ fn files(
                 Ok(())
             })?;
             for path in inside {
-                tell(&path, What::Removed)?;
+                tell(path, What::Removed)?;
             }
         }
     }
@@ -260,9 +274,9 @@ const PATCH_MAX: usize = 256 << 20;
 const PATCH_NAME: &str = "/diff.patch";
 
 async fn as_patch(inv: Invocation<Ctx>) -> Answer {
-    let patch = compare(&inv, |before, after| {
+    let patch = compare(&inv, |before, after, stop| {
         let mut out = Vec::new();
-        files(before, after, &mut |c| {
+        files(before, after, stop, &mut |c| {
             if out.len() < PATCH_MAX {
                 patch::write(&mut out, &c.path, c.old.as_ref(), c.new.as_ref());
             }
@@ -291,12 +305,10 @@ async fn as_patch(inv: Invocation<Ctx>) -> Answer {
 }
 
 async fn diff_stats(inv: Invocation<Ctx>) -> Answer {
-    let stats = compare(&inv, |before, after| {
+    let stats = compare(&inv, |before, after, stop| {
         let (mut stats, mut gone, mut come) = (Vec::new(), Vec::new(), Vec::new());
-        files(before, after, &mut |c| {
-            let bytes =
-                |side: &Option<patch::Side>| side.as_ref().map_or(&[][..], |s| &s.1).to_vec();
-            let (added, removed) = patch::counts(&bytes(&c.old), &bytes(&c.new));
+        files(before, after, stop, &mut |c| {
+            let (added, removed) = patch::counts(c.old.as_ref(), c.new.as_ref());
             let kind = match (&c.old, &c.new) {
                 (None, _) => "ADDED",
                 (_, None) => "REMOVED",
@@ -305,8 +317,8 @@ async fn diff_stats(inv: Invocation<Ctx>) -> Answer {
             // Equal contents are told by their digest: the files themselves need not be kept.
             let digest = |side: &Option<patch::Side>| {
                 side.as_ref()
-                    .filter(|s| !s.1.is_empty())
-                    .map(|s| (s.0, blake3::hash(&s.1)))
+                    .filter(|s| !s.is_empty())
+                    .map(|s| (s.mode, s.digest()))
             };
             match kind {
                 "ADDED" => come.push((stats.len(), digest(&c.new))),
@@ -314,7 +326,7 @@ async fn diff_stats(inv: Invocation<Ctx>) -> Answer {
                 _ => {}
             }
             stats.push(Some(DiffStat {
-                path: c.path.into(),
+                path: String::from_utf8_lossy(&c.path).into(),
                 old_path: None,
                 kind,
                 added,
@@ -342,7 +354,7 @@ async fn diff_stats(inv: Invocation<Ctx>) -> Answer {
 }
 
 async fn sync(inv: Invocation<Ctx>) -> Answer {
-    compare(&inv, |_, _| Ok(())).await?;
+    compare(&inv, |_, _, _| Ok(())).await?;
     let this = inv
         .this
         .as_ref()
@@ -351,8 +363,8 @@ async fn sync(inv: Invocation<Ctx>) -> Answer {
 }
 
 async fn export_changes(inv: Invocation<Ctx>) -> Answer {
-    let removed = compare(&inv, |before, after| {
-        let all = store::Tree::changes(before, after).map_err(|e| tree_error(&e))?;
+    let removed = compare(&inv, |before, after, stop| {
+        let all = differing(before, after, stop).map_err(|e| tree_error(&e))?;
         Ok(all
             .into_iter()
             .filter(|c| c.what == What::Removed)

@@ -5,18 +5,18 @@ use std::collections::BTreeSet;
 use graph::error::Error;
 use store::{Kind, Tree, TreeError, What};
 
-use super::tree_error;
-use crate::{container::paths, node::Conflict};
+use super::{lines, patch, tree_error};
+use crate::{engine::Stop, node::Conflict};
 
-/// Largest file whose lines are merged, in bytes.
-const LINES_MAX: u64 = 16 << 20;
+/// Largest file that is merged, in bytes.
+const FILE_MAX: u64 = patch::TEXT_MAX;
 
 /// A tree and a directory in it.
 type At<'a> = (&'a Tree, &'a str);
 
 /// A file that both sides changed, as this side has it.
 struct Contested {
-    path: String,
+    path: Vec<u8>,
     ours: Option<Vec<u8>>,
     mode: u32,
     owner: (u32, u32),
@@ -32,10 +32,11 @@ pub(crate) fn merge(
     theirs: (At<'_>, At<'_>),
     ours_before: At<'_>,
     conflict: Conflict,
+    stop: &Stop,
 ) -> Result<(), Error> {
     let err = |e: TreeError| tree_error(&e);
     let changed = |before, after| -> Result<BTreeSet<Vec<u8>>, Error> {
-        let all = Tree::changes(before, after).map_err(err)?;
+        let all = Tree::changes_until(&|| stop.stopped(), before, after).map_err(err)?;
         Ok(all
             .into_iter()
             .filter(|c| c.kind != Kind::Dir || c.what == What::Removed)
@@ -44,15 +45,11 @@ pub(crate) fn merge(
     };
     let ours = changed(ours_before, (tree, at))?;
     let other = changed(theirs.0, theirs.1)?;
-    let both: Vec<String> = other
-        .iter()
-        .filter(|p| touches(&ours, p))
-        .map(|p| String::from_utf8_lossy(p).into_owned())
-        .collect();
     // What both did alike is no conflict.
-    let both: Vec<String> = {
+    let both: Vec<Vec<u8>> = {
         let mut differ = Vec::new();
-        for path in both {
+        for path in other.into_iter().filter(|p| touches(&ours, p)) {
+            stop.check()?;
             if file(tree, at, &path)? != file(theirs.1.0, theirs.1.1, &path)? {
                 differ.push(path);
             }
@@ -64,7 +61,7 @@ pub(crate) fn merge(
     }
     let mut contested = Vec::new();
     for path in both {
-        let inner = paths::join(at, &path);
+        let inner = patch::below(at, &path);
         let stat = tree.lstat(&inner).map_err(err)?;
         contested.push(Contested {
             ours: file(tree, at, &path)?,
@@ -76,17 +73,16 @@ pub(crate) fn merge(
     tree.apply_changes(at, theirs.0, theirs.1).map_err(err)?;
     let mut unsettled = Vec::new();
     for c in contested {
+        stop.check()?;
         let base = file(ours_before.0, ours_before.1, &c.path)?;
         let their = file(theirs.1.0, theirs.1.1, &c.path)?;
-        let to = paths::join(at, &c.path);
+        let to = patch::below(at, &c.path);
         let settled = match (&c.ours, &their) {
             (Some(our), Some(their)) => {
-                match diffy::merge_bytes(base.as_deref().unwrap_or_default(), our, their) {
-                    Ok(merged) => Some(merged),
-                    Err(marked) if conflict == Conflict::Markers => Some(marked),
-                    Err(_) if conflict == Conflict::Ours => Some(our.clone()),
-                    Err(_) if conflict == Conflict::Theirs => Some(their.clone()),
-                    Err(_) => {
+                let base = base.unwrap_or_default();
+                match merged(&base, our, their, conflict) {
+                    Some(merged) => Some(merged),
+                    None => {
                         unsettled.push(c.path);
                         continue;
                     }
@@ -106,7 +102,7 @@ pub(crate) fn merge(
         match settled {
             Some(bytes) => tree.write_file(&to, &bytes, c.mode, Some(c.owner)),
             None if tree.lstat(&to).map_err(err)?.is_some_and(|s| !s.is_dir()) => {
-                tree.remove(patterns::literal(&to))
+                tree.remove(patch::literal(&to))
             }
             None => Ok(()),
         }
@@ -119,6 +115,25 @@ pub(crate) fn merge(
     }
 }
 
+/// Both sides' versions of a file in one. `None` when they contradict each other and `conflict` does not settle it.
+fn merged(base: &[u8], our: &[u8], their: &[u8], conflict: Conflict) -> Option<Vec<u8>> {
+    if [base, our, their].iter().any(|side| patch::is_binary(side)) {
+        return match conflict {
+            Conflict::Ours => Some(our.to_vec()),
+            Conflict::Theirs => Some(their.to_vec()),
+            // There are no lines to put marks between.
+            Conflict::Markers | Conflict::Fail | Conflict::FailEarly => None,
+        };
+    }
+    let contested = match conflict {
+        Conflict::Ours => lines::Contested::Ours,
+        Conflict::Theirs => lines::Contested::Theirs,
+        Conflict::Markers => lines::Contested::Marked,
+        Conflict::Fail | Conflict::FailEarly => lines::Contested::Refused,
+    };
+    lines::merge(base, our, their, contested)
+}
+
 /// Is the path, or a directory it is in, among those?
 fn touches(among: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
     among.contains(path)
@@ -128,18 +143,19 @@ fn touches(among: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
             .any(|(i, b)| *b == b'/' && among.contains(&path[..i]))
 }
 
-fn conflicts(paths: &[String]) -> Error {
+fn conflicts(paths: &[Vec<u8>]) -> Error {
+    let shown: Vec<_> = paths.iter().map(|p| String::from_utf8_lossy(p)).collect();
     Error::user(format!(
         "cannot merge the changes: both sides changed {}; choose with `onConflict` what to do",
-        paths.join(", ")
+        shown.join(", ")
     ))
 }
 
 /// A file's bytes; a link counts as the text it is. `None` when there is neither.
-fn file(tree: &Tree, at: &str, path: &str) -> Result<Option<Vec<u8>>, Error> {
-    let path = paths::join(at, path);
+fn file(tree: &Tree, at: &str, path: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    let path = patch::below(at, path);
     let read = match tree.lstat(&path).map_err(|e| tree_error(&e))? {
-        Some(s) if s.kind == Kind::File => tree.read_file(&path, LINES_MAX),
+        Some(s) if s.kind == Kind::File => tree.read_file(&path, FILE_MAX),
         Some(s) if s.kind == Kind::Symlink => tree.read_link(&path),
         _ => return Ok(None),
     };

@@ -1,8 +1,10 @@
 //! Directories: places in lazily made trees.
 
+mod binary;
 mod changes;
 pub mod export;
 mod fields;
+mod lines;
 pub(crate) mod merge;
 pub(crate) mod patch;
 pub(crate) mod replace;
@@ -24,6 +26,7 @@ pub(crate) use fields::{
 use crate::{
     Ctx,
     container::paths,
+    engine::Stop,
     node::{Edit, Node, Output},
 };
 
@@ -143,14 +146,26 @@ impl Tree {
         T: Send + 'static,
         F: FnOnce(&store::Tree, &str) -> Result<T, Error> + Send + 'static,
     {
+        self.with_stop(ctx, |tree, path, _| f(tree, path)).await
+    }
+
+    /// [`Tree::with`] for long work, which looks now and then whether somebody still waits for it.
+    ///
+    /// # Errors
+    /// Whatever the work behind it or `f` answered.
+    pub async fn with_stop<T, F>(&self, ctx: &Ctx, f: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&store::Tree, &str, &Stop) -> Result<T, Error> + Send + 'static,
+    {
         let snapshot = self.snapshot(ctx).await?;
         let path = self.path.clone();
         ctx.engine
-            .blocking(move || {
+            .stoppable(move |stop| {
                 let tree = snapshot
                     .tree()
                     .map_err(|e| Error::from_chain(Class::Environment, &e))?;
-                f(&tree, &path)
+                f(&tree, &path, stop)
             })
             .await
     }

@@ -20,7 +20,7 @@ use grep_searcher::{BinaryDetection, Searcher, SearcherBuilder, Sink, SinkMatch}
 use ignore::{WalkBuilder, WalkState, overrides::OverrideBuilder};
 
 use super::{Directory, File, Tree, tree_error};
-use crate::{Ctx, container::paths, dispatch::Binder};
+use crate::{Ctx, container::paths, dispatch::Binder, engine::Stop};
 
 type Answer = Result<Value, Error>;
 
@@ -121,7 +121,9 @@ fn int(n: u64) -> Value {
 
 async fn run(inv: &Invocation<Ctx>, tree: Tree, search: Search) -> Answer {
     let hits = tree
-        .with(&inv.ctx, move |tree, path| search.run(tree, path))
+        .with_stop(&inv.ctx, move |tree, path, stop| {
+            search.run(tree, path, stop)
+        })
         .await?;
     Ok(inv.objects(hits))
 }
@@ -166,7 +168,7 @@ impl Search {
     }
 
     /// What is found below a directory, sorted by path and line.
-    fn run(&self, tree: &store::Tree, at: &str) -> Result<Vec<Hit>, Error> {
+    fn run(&self, tree: &store::Tree, at: &str, stop: &Stop) -> Result<Vec<Hit>, Error> {
         let matcher = self.matcher()?;
         // Walked through its descriptor: nothing but what is below it can be come by, links are not followed.
         let top = tree.dir_fd(at).map_err(|e| tree_error(&e))?;
@@ -206,6 +208,9 @@ impl Search {
                 .build();
             let (matcher, found, full, root) = (&matcher, &found, &full, &root);
             Box::new(move |entry| {
+                if stop.stopped() {
+                    return WalkState::Quit;
+                }
                 // What cannot be read is passed over, as ripgrep does.
                 let Ok(entry) = entry else {
                     return WalkState::Continue;
@@ -235,6 +240,7 @@ impl Search {
                 WalkState::Continue
             })
         });
+        stop.check()?;
         if full.into_inner() && self.limit >= RESULTS_MAX {
             return Err(Error::user(format!(
                 "the search for {:?} has more than {RESULTS_MAX} results: set a limit or look for less",

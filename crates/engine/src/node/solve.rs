@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Ctx, container,
     directory::{merge, patch, replace, tree_error},
+    engine::Stop,
 };
 
 /// How many edits are applied to one draft at most.
@@ -278,7 +279,7 @@ impl Ctx {
         let store = self.engine.store.clone();
         let begun = Made::now();
         self.engine
-            .blocking(move || {
+            .stoppable(move |stop| {
                 let environment = |e: &(dyn std::error::Error + 'static)| {
                     Error::from_chain(Class::Environment, e)
                 };
@@ -293,7 +294,8 @@ impl Ctx {
                     let tree = draft.tree().map_err(|e| environment(&e))?;
                     for (node, source) in batch.iter().zip(&sources) {
                         let Op::Edit(edit) = &node.op else { continue };
-                        apply(&store, &tree, edit, parent.as_ref(), source)?;
+                        stop.check()?;
+                        apply(&store, &tree, edit, parent.as_ref(), source, stop)?;
                     }
                 }
                 let snapshot = draft.commit().map_err(|e| environment(&e))?;
@@ -317,6 +319,7 @@ fn apply(
     edit: &Edit,
     base: Option<&Snapshot>,
     sources: &[Snapshot],
+    stop: &Stop,
 ) -> Result<(), Error> {
     let environment =
         |e: &(dyn std::error::Error + 'static)| Error::from_chain(Class::Environment, e);
@@ -398,14 +401,14 @@ fn apply(
                 (&theirs_before, before.as_str()),
                 (&theirs_after, after.as_str()),
             );
-            return merge::merge(tree, at, theirs, (&ours_before, base), *conflict);
+            return merge::merge(tree, at, theirs, (&ours_before, base), *conflict, stop);
         }
-        Edit::Patch { at, patch } => return patch::apply(tree, at, patch),
+        Edit::Patch { at, patch } => return patch::apply(tree, at, patch, stop),
         Edit::PatchFile { at, file } => {
             let patch = needed(0)?
                 .read_file(file, patch::PATCH_MAX)
                 .map_err(|e| tree_error(&e))?;
-            return patch::apply(tree, at, &patch);
+            return patch::apply(tree, at, &patch, stop);
         }
         Edit::Replace {
             path,

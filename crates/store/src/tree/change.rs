@@ -66,6 +66,18 @@ impl Tree {
     /// # Errors
     /// When one of the directories is missing, or looking fails.
     pub fn changes(before: (&Tree, &str), after: (&Tree, &str)) -> Result<Vec<Change>, TreeError> {
+        Self::changes_until(&|| false, before, after)
+    }
+
+    /// [`Tree::changes`] that gives up before the next directory once `stopped` says so.
+    ///
+    /// # Errors
+    /// [`TreeError::Stopped`], and those of [`Tree::changes`].
+    pub fn changes_until(
+        stopped: &dyn Fn() -> bool,
+        before: (&Tree, &str),
+        after: (&Tree, &str),
+    ) -> Result<Vec<Change>, TreeError> {
         let mut found = Vec::new();
         let mut pending = vec![Pair {
             path: Vec::new(),
@@ -74,6 +86,9 @@ impl Tree {
             depth: 0,
         }];
         while let Some(pair) = pending.pop() {
+            if stopped() {
+                return Err(TreeError::Stopped);
+            }
             if pair.depth > DEPTH_MAX {
                 return Err(TreeError::TooDeep {
                     path: String::from_utf8_lossy(&pair.path).into_owned(),

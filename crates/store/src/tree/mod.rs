@@ -173,6 +173,9 @@ pub enum TreeError {
         /// How deep it may be.
         limit: usize,
     },
+    /// Nobody waits for it any more.
+    #[error("stopped: nobody waits for it any more")]
+    Stopped,
     /// A malformed pattern.
     #[error(transparent)]
     Pattern(#[from] patterns::PatternError),
