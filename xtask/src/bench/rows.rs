@@ -45,6 +45,8 @@ pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
         ("tunnel-http", services::tunnel_http),
         ("tunnel-tcp", services::tunnel_tcp),
         ("tunnel-large", services::tunnel_large),
+        ("tunnel-floor-tcp", services::floor_tcp),
+        ("tunnel-floor-large", services::floor_large),
     ];
     let mut out = Vec::new();
     for (name, make) in rows {

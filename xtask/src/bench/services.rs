@@ -148,22 +148,63 @@ fn compare(
     let session = bench.session()?;
     let id = service(&session, 8000, &["/peer", "bench-peer", "serve", "8000"])?;
     let away = tunnel(&session, &id)?;
+    let (_plain, here) = plain_server()?;
+    let (runs, plain) = in_turns((what, times), away, here)?;
+    get(&session, &of(&id, "stop(kill:true)"))?;
+    Ok(beside_loopback(work, runs, plain, limit))
+}
+
+/// A server of this program on plain loopback; where it listens.
+fn plain_server() -> Result<(Plain, SocketAddr)> {
+    plain_peer(&["serve"], &[])
+}
+
+/// This program as one end, listening on a free port that is told to it between these words.
+fn plain_peer(before: &[&str], after: &[&str]) -> Result<(Plain, SocketAddr)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let own = std::env::current_exe().context("no path to this program")?;
-    let own = own.display().to_string();
-    let _plain = Plain::start(&[&own, "bench-peer", "serve", &port.to_string()], port)?;
-    let here = SocketAddr::from(([127, 0, 0, 1], port));
+    let (own, number) = (own.display().to_string(), port.to_string());
+    let command = [&[&own, "bench-peer"], before, &[&number], after].concat();
+    let plain = Plain::start(&command, port)?;
+    Ok((plain, SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
+/// So many connections to one address and to another, in turns.
+fn in_turns(
+    (what, times): (&str, usize),
+    one: SocketAddr,
+    other: SocketAddr,
+) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let all = |to| {
         let each: Result<Vec<Duration>> = (0..times).map(|_| peer::connect(what, to)).collect();
         Ok::<Duration, anyhow::Error>(each?.iter().sum())
     };
-    let (mut runs, mut plain) = (Vec::new(), Vec::new());
+    let (mut runs, mut others) = (Vec::new(), Vec::new());
     for _ in 0..FEW {
-        runs.push(all(away)?);
-        plain.push(all(here)?);
+        runs.push(all(one)?);
+        others.push(all(other)?);
     }
-    get(&session, &of(&id, "stop(kill:true)"))?;
-    Ok(beside_loopback(work, runs, plain, limit))
+    Ok((runs, others))
+}
+
+/// What the plainest program between two ends costs, which makes a second connection for each.
+fn floor(work: &'static str, connections: (&str, usize)) -> Result<Row> {
+    let (_plain, here) = plain_server()?;
+    let (_relay, between) = plain_peer(&["relay"], &[&here.to_string()])?;
+    let (runs, plain) = in_turns(connections, between, here)?;
+    let row = Row::new(work, 0.0, runs).beside("plain loopback", plain);
+    Ok(Row { goal: None, ..row })
+}
+
+pub(super) fn floor_tcp(_: &Bench) -> Result<Row> {
+    floor(
+        "300 bare connections through a plain relay",
+        ("echo", CONNECTIONS),
+    )
+}
+
+pub(super) fn floor_large(_: &Bench) -> Result<Row> {
+    floor("1 GiB through a plain relay", ("download", 1))
 }
 
 fn beside_loopback(

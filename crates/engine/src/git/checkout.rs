@@ -186,13 +186,15 @@ impl Checkout {
         let repository = &self.repository;
         let keep = repository.keep_git_dir;
         let (mirror, mut access) = self.fetched(ctx, place.step).await?;
-        let large = uses_large_files(&mirror, &self.commit).await?;
+        let failed = |e: Failure| e.into_error(&format!("cannot check out {}", self.shown()));
+        let (large, date, inner) = futures::try_join!(
+            uses_large_files(&mirror, &self.commit),
+            async { date_of(&mirror, &self.commit).await.map_err(failed) },
+            submodules::of(&mirror, &self.commit),
+        )?;
         if large && access.is_none() {
             access = Some(Access::open(ctx, repository).await?);
         }
-        let failed = |e: Failure| e.into_error(&format!("cannot check out {}", self.shown()));
-        let date = date_of(&mirror, &self.commit).await.map_err(failed)?;
-        let inner = submodules::of(&mirror, &self.commit).await?;
         let with_large = |mut git: Git| {
             if large {
                 for (name, value) in [
@@ -216,18 +218,20 @@ impl Checkout {
             self.make_git_dir(&mirror, place.dir)
                 .await
                 .map_err(failed)?;
-            let own = |args: &[&str]| {
+            let own = |index: &Path, args: &[&str]| {
                 Git::new(&mirror.home, args)
                     .env("GIT_DIR", &git_dir)
                     .env("GIT_WORK_TREE", place.dir)
+                    .env("GIT_INDEX_FILE", index)
             };
-            let run = with_large(own(&read)).run(Some(place.step)).await;
-            run.map_err(failed)?;
-            // An index that knows nothing of this machine's inodes and clocks is the same everywhere.
-            own(&["read-tree", &self.commit])
-                .run(None)
-                .await
-                .map_err(failed)?;
+            // An index that knows nothing of this machine's inodes and clocks is the same everywhere. It is made meanwhile, and
+            // takes the place of the one that the checkout needed.
+            let (index, plain) = (git_dir.join("index"), git_dir.join("index.plain"));
+            let checkout = with_large(own(&index, &read)).run(Some(place.step));
+            let plainly = own(&plain, &["read-tree", &self.commit]).run(None);
+            futures::try_join!(checkout, plainly).map_err(failed)?;
+            fs::rename(&plain, &index)
+                .map_err(|e| Error::environment(format!("cannot write `.git/index`: {e}")))?;
             self.tidy_git_dir(&git_dir, &inner)
                 .map_err(|e| Error::environment(format!("cannot write `.git`: {e}")))?;
         } else {

@@ -17,6 +17,8 @@ use rustix::{
 use sandbox::network::run_in;
 use tokio::net::{TcpStream, UdpSocket};
 
+use super::carry;
+
 /// Sockets made at once.
 const BATCH: usize = 16;
 /// With fewer than this, more are made ahead of need.
@@ -120,12 +122,14 @@ impl Door {
 }
 
 fn socket() -> rustix::io::Result<OwnedFd> {
-    rustix::net::socket_with(
+    let socket = rustix::net::socket_with(
         AddressFamily::INET,
         SocketType::STREAM,
         SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
         None,
-    )
+    )?;
+    carry::hasten(&socket);
+    Ok(socket)
 }
 
 /// Connects a socket. Within one machine that is over when the system call returns: it is only waited for when it is not.

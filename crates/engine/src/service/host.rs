@@ -134,6 +134,7 @@ pub(super) async fn live(
 }
 
 async fn tcp(listener: TcpListener, target: String, client: Arc<Client>) {
+    carry::hasten(&listener);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Owned here: ending this task closes the connections too.
     let mut connections = JoinSet::new();
@@ -156,12 +157,11 @@ async fn forward(stream: TcpStream, target: String, client: &Client) {
     match client.link.dial(target).await {
         Ok(Dialed::Socket(there)) => {
             if let Ok(there) = TcpStream::from_std(there) {
+                carry::hasten(&there);
                 carry::sockets(stream, there).await;
             }
         }
         Ok(Dialed::Stream(there)) => {
-            // Latency over throughput; a failure changes nothing.
-            let _ = stream.set_nodelay(true);
             carry::streams(there, stream).await;
         }
         // A reset is all that can be said to a container whose peer does not answer.

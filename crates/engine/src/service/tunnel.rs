@@ -105,6 +105,7 @@ pub(super) async fn live(
         let failed = |e: std::io::Error| Error::environment(format!("host to container: {e}"));
         match socket {
             Some(ListeningSocket::Tcp(listener)) => {
+                carry::hasten(&listener);
                 let listener = TcpListener::from_std(listener).map_err(failed)?;
                 accepting.spawn(accept(listener, ctx, upstream, forward.backend))
             }

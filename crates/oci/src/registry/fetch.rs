@@ -1,11 +1,15 @@
 //! Fetching layers: parallel, resumed where they broke off, checked by the store before they count.
 
-use std::{fmt, sync::Arc, sync::PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{Method, Response, StatusCode, header::CONTENT_RANGE};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Access, Client,
@@ -23,6 +27,11 @@ use crate::{
 
 /// Pieces of a blob between the network and the disk.
 const QUEUE: usize = 16;
+/// Layers whose fetching begins at once. Where the network is not what takes long, few at a time arrive one after the other, and
+/// each is unpacked while the next ones come; all at a time would arrive at the end.
+const FIRST: usize = 2;
+/// After so long one more layer is fetched at the same time: the network takes long, and may give more to more connections.
+const LONG: Duration = Duration::from_millis(400);
 /// Interruptions of one blob that are forgiven as long as each try brings something.
 const MAX_RESUMES: u32 = 50;
 
@@ -91,9 +100,15 @@ impl Access {
     ) -> Result<(), FetchError> {
         let config = &self.client.shared.config;
         let places = endpoints(config, reference);
+        let at_once = config.patience.per_image.max(1);
+        // Some begin at once, the others one by one when those take long.
+        let (begin, begun) = watch::channel(FIRST.min(at_once));
         let tasks: Vec<_> = layers
             .iter()
-            .map(async |layer| {
+            .enumerate()
+            .map(async |(n, layer)| {
+                // Whoever waits has the sender beside it.
+                let _ = begun.clone().wait_for(|begun| n < *begun).await;
                 self.blob(&places, layer, blobs, watch)
                     .await
                     .map_err(|source| FetchError {
@@ -101,14 +116,19 @@ impl Access {
                         digest: layer.digest,
                         source,
                     })?;
+                begin.send_modify(|begun| *begun += 1);
                 ready(layer.digest);
                 Ok(())
             })
             .collect();
-        stream::iter(tasks)
-            .buffer_unordered(config.patience.per_image.max(1))
-            .try_collect()
-            .await
+        let all = stream::iter(tasks).buffer_unordered(at_once).try_collect();
+        let more = async {
+            loop {
+                tokio::time::sleep(LONG).await;
+                begin.send_modify(|begun| *begun += 1);
+            }
+        };
+        tokio::select! { done = all => done, never = more => never }
     }
 
     async fn blob(

@@ -6,6 +6,7 @@
 
 mod change;
 mod copy;
+mod dates;
 mod diff;
 mod digest;
 mod list;
@@ -53,7 +54,7 @@ pub struct Tree {
 pub(crate) struct Place {
     root: OwnedFd,
     /// The layers below must stay as long as the mount.
-    _lower: Option<Snapshot>,
+    lower: Option<Snapshot>,
 }
 
 /// What kind of thing has a name.
@@ -251,10 +252,7 @@ impl Tree {
 
 impl Place {
     pub(crate) fn new(root: OwnedFd, lower: Option<Snapshot>) -> Place {
-        Place {
-            root,
-            _lower: lower,
-        }
+        Place { root, lower }
     }
 }
 

@@ -679,6 +679,40 @@ fn times_are_set_on_everything() {
 }
 
 #[test]
+fn times_are_set_on_everything_by_many_hands() {
+    let f = empty();
+    for n in 0..60 {
+        let dir = f.dir.path().join(format!("d{n}/in/deep"));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("file"), "x").unwrap();
+        fs::write(dir.join("../../file"), "x").unwrap();
+        symlink("nowhere", dir.join("link")).unwrap();
+    }
+    f.tree.set_times("/", 77).unwrap();
+    let mut seen = 0;
+    f.tree
+        .walk("/", &mut |walked| {
+            seen += 1;
+            let path = String::from_utf8_lossy(walked.path);
+            assert_eq!(walked.stat.mtime_ns, 77_000_000_000, "{path}");
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, 60 * 6);
+    assert_eq!(fs::metadata(f.dir.path()).unwrap().mtime(), 77);
+    // Too deep for one thread is too deep for all.
+    let mut deep = f.dir.path().join("d7");
+    for _ in 0..super::walk::DEPTH_MAX {
+        deep.push("x");
+        fs::create_dir(&deep).unwrap();
+    }
+    assert!(matches!(
+        f.tree.set_times("/", 78),
+        Err(TreeError::TooDeep { .. })
+    ));
+}
+
+#[test]
 fn digests_follow_contents_and_permissions_but_not_times() {
     let digest = |files: &[(&str, &str, u32)]| {
         let f = empty();

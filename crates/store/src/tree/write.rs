@@ -12,7 +12,9 @@ use rustix::{
 };
 
 use super::{
-    Tree, TreeError, lstat,
+    Tree, TreeError,
+    dates::date_all,
+    lstat,
     meta::{Owner, own_and_mode, times},
     on,
     path::{Parents, parts},
@@ -182,6 +184,9 @@ impl Tree {
             .map_err(on("look at", path))?
             .is_dir()
         {
+            if self.place.lower.is_none() {
+                return date_all(fd, &times);
+            }
             self.walk_into(path, &mut |_| Ok(Descend::Into), &mut |walked| {
                 rustix::fs::utimensat(walked.dir, walked.name, &times, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(on("date", walked.path))

@@ -387,3 +387,40 @@ async fn a_layer_that_drips_is_not_resumed_for_ever() {
     let tries = asked.iter().filter(|s| s.contains(&layer.to_string()));
     assert_eq!(tries.count(), 2, "{asked:?}");
 }
+
+#[tokio::test]
+async fn layers_that_take_long_keep_nobody_waiting() {
+    let registry = Registry::start();
+    let layer = |n: u32| LayerBuilder::new().file("f", n.to_string());
+    let image = (0..4).fold(Image::new(), |image, n| {
+        image.layer(layer(n), Compression::Gzip)
+    });
+    registry.add("app", "1", &image);
+    let world = World::new(|config| config.patience.silence = Duration::from_secs(60));
+    let resolved = world
+        .resolve(&format!("{}/app:1", registry.address()))
+        .await
+        .unwrap();
+    let digests = image.layer_digests();
+    for slow in &digests[..2] {
+        registry.fault(slow, Fault::Stall(0), 1000);
+    }
+    registry.take_seen();
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let ready = |digest| arrived.send(digest).unwrap();
+    let (reference, layers) = (&resolved.reference, &resolved.manifest.layers);
+    let fetch = world
+        .access
+        .fetch(reference, layers, &world.blobs, &|_| {}, ready);
+    let others = async {
+        let mut there = [arrivals.recv().await, arrivals.recv().await].map(Option::unwrap);
+        there.sort_by_key(|digest| *digest == digests[3]);
+        assert_eq!(there, digests[2..]);
+    };
+    tokio::select! { _ = fetch => panic!("two never arrive"), () = others => {} }
+    let seen = registry.take_seen();
+    let first = |digest: &Digest| seen.iter().position(|r| r.ends_with(&digest.to_string()));
+    for slow in &digests[..2] {
+        assert!(first(slow) < first(&digests[2]), "{seen:?}");
+    }
+}
