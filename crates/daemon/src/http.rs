@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, servi
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use crate::conn::Conn;
+use crate::{conn::Conn, shell};
 
 /// Largest request body, in bytes.
 const BODY_MAX: usize = 64 << 20;
@@ -32,6 +32,7 @@ pub(crate) async fn serve(conn: Conn, ctx: Ctx) {
     // A client that hangs up in the middle is no news.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(conn), service)
+        .with_upgrades()
         .await;
 }
 
@@ -61,6 +62,9 @@ fn refusal(request: &Request<Incoming>, token: &str) -> Option<Answer> {
         );
         return Some(refused);
     }
+    if shell::name(request.uri().path()).is_some() {
+        return None;
+    }
     if request.uri().path() != "/query" {
         return Some(problem(
             StatusCode::NOT_FOUND,
@@ -71,13 +75,16 @@ fn refusal(request: &Request<Incoming>, token: &str) -> Option<Answer> {
         .then(|| problem(StatusCode::METHOD_NOT_ALLOWED, "queries are sent with POST"))
 }
 
-async fn answer(ctx: &Ctx, request: Request<Incoming>) -> Answer {
+async fn answer(ctx: &Arc<Ctx>, request: Request<Incoming>) -> Answer {
     if let Some(refused) = refusal(&request, &ctx.client.info.token) {
         // What is longer is cut off with the connection.
         let _ = Limited::new(request.into_body(), REFUSED_MAX)
             .collect()
             .await;
         return refused;
+    }
+    if shell::name(request.uri().path()).is_some() {
+        return shell::answer(ctx, request).unwrap_or_else(|(status, text)| problem(status, &text));
     }
     let body = match whole(request.into_body()).await {
         Ok(body) => body,

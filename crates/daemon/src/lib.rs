@@ -9,6 +9,7 @@ mod listen;
 mod nested;
 mod passing;
 mod session;
+mod shell;
 
 use std::{
     path::PathBuf,

@@ -14,6 +14,7 @@ use wire::ClientInfo;
 
 use crate::{
     Ctx,
+    container::shell::Shells,
     link::ClientLink,
     lock,
     network::SessionNetwork,
@@ -40,6 +41,8 @@ pub struct Session {
     pub repositories: crate::git::Known,
     /// What it has fetched over HTTP.
     pub fetched: crate::http::Seen,
+    /// Containers that somebody may open a shell in.
+    pub shells: Shells,
     veil: Arc<Mutex<Veil>>,
     /// Where values that were not needed yet are kept.
     secret_sources: Mutex<HashMap<Digest, Source>>,
@@ -106,6 +109,7 @@ impl Session {
             services: Services::default(),
             repositories: crate::git::Known::default(),
             fetched: crate::http::Seen::default(),
+            shells: Shells::default(),
             veil,
             secret_sources: Mutex::default(),
             registry_auth: Mutex::default(),

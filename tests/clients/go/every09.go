@@ -118,6 +118,8 @@ func (e every) session() string {
 func (e every) container() string {
 	image := must(e.image("alpine").Sync(e.ctx))
 	check(strings.Contains(must(image.ImageRef(e.ctx)), "alpine"), "imageRef")
+	shell := must(image.WithExec([]string{"sh"}).ShellEndpoint(e.ctx))
+	check(strings.HasPrefix(shell, "ws://dagger/"), "shellEndpoint")
 	udp := dagger.ContainerWithExposedPortOpts{Protocol: dagger.Udp}
 	ctr := image.
 		WithUser("root").WithWorkdir("/work").WithEntrypoint([]string{"echo"}).

@@ -37,6 +37,7 @@ async function session(client) {
 async function container(client) {
   const image = await client.container().from("alpine").sync();
   assert.match(await image.imageRef(), /alpine/);
+  assert.match(await image.withExec(["sh"]).shellEndpoint(), /^ws:\/\/dagger\//);
   const ctr = image
     .withUser("root").withWorkdir("/work").withEntrypoint(["echo"]).withDefaultArgs({ args: ["hello"] })
     .withEnvVariable("A", "1").withEnvVariable("B", "${A}2", { expand: true }).withoutEnvVariable("A")

@@ -39,6 +39,7 @@ async def session(client):
 async def container(client):
     image = await client.container().from_("alpine").sync()
     assert "alpine" in await image.image_ref()
+    assert (await image.with_exec(["sh"]).shell_endpoint()).startswith("ws://dagger/")
     ctr = (
         image.with_user("root").with_workdir("/work").with_entrypoint(["echo"]).with_default_args(args=["hello"])
         .with_env_variable("A", "1").with_env_variable("B", "${A}2", expand=True).without_env_variable("A")

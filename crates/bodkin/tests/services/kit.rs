@@ -176,6 +176,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Where its API is, and the header that opens it.
+    pub(crate) fn api(&self) -> (u16, String) {
+        let auth = base64(format!("{}:", self.token).as_bytes());
+        (self.port, format!("Basic {auth}"))
+    }
+
     /// The whole answer.
     pub(crate) fn ask(&self, query: &str) -> Value {
         let body = json!({ "query": closed(query) }).to_string();

@@ -6,4 +6,5 @@ mod hostile;
 mod kit;
 mod life;
 mod real;
+mod shell;
 mod tunnels;

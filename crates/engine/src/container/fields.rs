@@ -9,7 +9,8 @@ use graph::{
 };
 
 use super::{
-    Container, Port, TerminalCommand, config, exec, files, from, import, mounts, output, terminal,
+    Container, Port, TerminalCommand, config, exec, files, from, import, mounts, output, shell,
+    terminal,
 };
 use crate::{
     Ctx,
@@ -44,6 +45,7 @@ pub fn bind(b: &mut Binder) {
         exec::combined_output,
     );
     terminal::bind(b);
+    shell::bind(b);
     b.bind("Container.exists", Memo::Never, files::exists);
     b.bind("Container.stat", Memo::Session, files::stat);
     b.bind("Container.withSymlink", Memo::Session, files::with_symlink);

@@ -14,6 +14,7 @@ pub(crate) mod owner;
 pub mod paths;
 pub(crate) mod prepare;
 pub mod run;
+pub mod shell;
 pub mod tags;
 pub(crate) mod terminal;
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Terminals: a process of a container, shown on the terminal of the client's user.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{future::Future, io, os::fd::OwnedFd, sync::Arc};
 
 use graph::{
     error::{Class, Error},
     resolve::{Args, Invocation, Memo, View},
     value::{Object, Value},
 };
-use sandbox::{Child, spec::Stdio};
+use sandbox::{Child, Exit, spec::Stdio};
 use store::Snapshot;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -149,7 +149,9 @@ async fn open(ctx: &Ctx, c: &Container, command: TerminalCommand) -> Result<(), 
     };
     let (plan, inputs) = c.plan(&args)?;
     let inputs = ctx.inputs(&inputs).await?;
-    show(ctx, &ctx.client, plan, &inputs, "").await
+    show(ctx, Screen::open(&ctx.client, ""), plan, &inputs)
+        .await
+        .map(drop)
 }
 
 /// Opens a terminal in what a failed step has left, if its user asked for that. The step has failed either way.
@@ -186,7 +188,7 @@ pub(super) async fn after_failure(
         "\r\n{}\r\nThe step failed; this is a terminal in what it left. The step's error follows its end.\r\n",
         said.replace('\n', "\r\n")
     );
-    if let Err(e) = show(ctx, &user, plan, &outputs, &title).await {
+    if let Err(e) = show(ctx, Screen::open(&user, &title), plan, &outputs).await {
         ctx.session.progress.note(&format!(
             "cannot open a terminal in the failed step: {}",
             e.message()
@@ -194,14 +196,13 @@ pub(super) async fn after_failure(
     }
 }
 
-/// Runs a plan on a client's terminal.
-async fn show(
+/// Runs a plan on a terminal, which is asked for when all else is ready.
+pub(super) async fn show(
     ctx: &Ctx,
-    client: &Client,
+    screen: impl Future<Output = Result<Screen, Error>>,
     mut plan: ExecPlan,
     inputs: &[Snapshot],
-    title: &str,
-) -> Result<(), Error> {
+) -> Result<Exit, Error> {
     let bound = service::bind(ctx, &plan.services).await?;
     // The secrets are got; the user may see them: what is shown is the user's own terminal.
     prepare::masked(ctx, &plan).await?;
@@ -209,7 +210,7 @@ async fn show(
     let mounts = prepare::mounts(ctx, &plan, inputs, &mut held).await?;
     let mut network = ctx.engine.networking.take(&ctx.session).await?;
     let nesting = Nesting::start(ctx, &plan, HOSTNAME, &mut network).await?;
-    let screen = Screen::open(client, title).await?;
+    let screen = screen.await?;
     for (name, value) in [
         ("PS1", format!("dagger {} $ ", plan.cwd)),
         ("TERM", screen.facts.term.clone()),
@@ -255,7 +256,7 @@ async fn show(
 
 /// A client's terminal, made ready.
 pub(crate) struct Screen {
-    stream: Box<dyn Io>,
+    pub(super) stream: Box<dyn Io>,
     pub(crate) facts: TerminalFacts,
 }
 
@@ -290,7 +291,7 @@ impl Screen {
     ///
     /// # Errors
     /// A process without a terminal, or the engine cannot use it.
-    pub(crate) async fn show(self, mut child: Child) -> Result<(), Error> {
+    pub(crate) async fn show(self, mut child: Child) -> Result<Exit, Error> {
         let broken = |e: io::Error| Error::environment(format!("cannot use the terminal: {e}"));
         let master = child
             .terminal
@@ -362,10 +363,10 @@ impl Screen {
         } else {
             let _ = child.kill();
         }
-        child.wait().await.map_err(broken)?;
+        let exit = child.wait().await.map_err(broken)?;
         let _ = send(&mut to, Kind::Done, b"").await;
         match shown {
-            true => Ok(()),
+            true => Ok(exit),
             false => Err(Error::new(
                 Class::Cancelled,
                 "the client's terminal is gone",

@@ -112,6 +112,14 @@ type Exec = (
     Vec<Option<crate::node::Output>>,
 );
 
+/// What the container does when it is run as such: its last exec, else its default command.
+///
+/// # Errors
+/// There is neither.
+pub(crate) fn command_of(c: &Container) -> Result<Exec, Error> {
+    last_exec(c)?.map_err(Error::user)
+}
+
 /// What `asService` ran before it took a command: the last exec; without one, the default command.
 fn last_exec(c: &Container) -> Result<Result<Exec, String>, Error> {
     let Some(node) = &c.last_exec else {
@@ -400,7 +408,7 @@ async fn terminal(inv: Invocation<Ctx>) -> Answer {
         Err(_) => Err(gone()),
     };
     match child {
-        Ok(Ok(child)) => screen.show(child).await?,
+        Ok(Ok(child)) => screen.show(child).await.map(drop)?,
         Ok(Err(why)) => {
             let e = Error::user(format!("cannot open a terminal in the service: {why}"));
             return Err(screen.refuse(e).await);

@@ -21,6 +21,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use graph::{call::Digest, error::Error};
 
+pub(crate) use self::fields::command_of;
 pub(crate) use self::passage::Passage;
 pub use self::{
     door::Door,
