@@ -62,6 +62,8 @@ pub(super) fn all(bench: &Bench, only: &[String]) -> Result<Vec<Row>> {
             services::memory(bench).with_context(|| format!("row `{memory}`"))?
         );
     }
+    // What the last session held is given back a moment after its end.
+    std::thread::sleep(std::time::Duration::from_secs(2));
     eprintln!("engine at rest: {} KiB", bench.engine_memory()?);
     Ok(out)
 }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::{UnpackError, shown};
 use crate::digest::Digest;
 
-const BUFFER: usize = 256 << 10;
+const BUFFER: usize = 512 << 10;
 const BUFFERS: usize = 8;
 
 /// How a layer is compressed.
