@@ -1,15 +1,17 @@
 //! Answers of the API, and how their errors are told.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{error::Failure, http, proxy::Upstream};
 
 /// What comes back.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Answer {
-    data: Value,
+struct Answer<'a> {
+    /// Unread: it may be nested more deeply than anything else is.
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
     errors: Vec<Problem>,
 }
 
@@ -71,15 +73,18 @@ pub enum ExitOf {
     Exec,
 }
 
-/// An answer's data.
+fn not_understood(e: serde_json::Error) -> Failure {
+    Failure::new(format!("cannot understand the engine's answer: {e}"))
+}
+
+/// An answer's data, as JSON.
 ///
 /// # Errors
 /// The answer's errors; `with_output` if the output of failed commands was not shown meanwhile.
-pub fn data(text: &[u8], with_output: bool, exit: ExitOf) -> Result<Value, Failure> {
-    let answer: Answer = serde_json::from_slice(text)
-        .map_err(|e| Failure::new(format!("cannot understand the engine's answer: {e}")))?;
+pub fn data(text: &[u8], with_output: bool, exit: ExitOf) -> Result<&str, Failure> {
+    let answer: Answer<'_> = serde_json::from_slice(text).map_err(not_understood)?;
     if answer.errors.is_empty() {
-        return Ok(answer.data);
+        return Ok(answer.data.map_or("null", RawValue::get));
     }
     let told: Vec<_> = answer.errors.iter().map(|p| p.told(with_output)).collect();
     let mut failure = Failure::new(told.join("\n"));
@@ -122,7 +127,9 @@ impl Api<'_> {
     /// No engine any more, the answer's errors with the failed command's exit status.
     pub async fn ask(&self, query: &str) -> Result<Value, Failure> {
         let body = json!({ "query": query }).to_string().into_bytes();
-        data(&self.post(body).await?, self.with_output, ExitOf::Exec)
+        let answer = self.post(body).await?;
+        let data = data(&answer, self.with_output, ExitOf::Exec)?;
+        serde_json::from_str(data).map_err(not_understood)
     }
 }
 

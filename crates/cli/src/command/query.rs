@@ -122,16 +122,55 @@ fn variables(flags: &[String], json: Option<&str>) -> Result<Map<String, Value>,
     Ok(variables)
 }
 
-/// The answer as it is printed: indented by four.
+/// Levels that are indented; what is nested more deeply stands below them.
+const INDENTED_MAX: usize = 1000;
+
+/// The answer as it is printed.
 fn render(text: &[u8], with_output: bool) -> Result<Vec<u8>, Failure> {
-    let data = answer::data(text, with_output, ExitOf::Client)?;
-    let mut out = Vec::new();
-    let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut out, format);
-    data.serialize(&mut serializer)
-        .map_err(|e| Failure::new(e.to_string()))?;
+    let mut out = indented(answer::data(text, with_output, ExitOf::Client)?);
     out.push(b'\n');
     Ok(out)
+}
+
+/// JSON, a line for each value, indented by four. However deeply it is nested: nothing here recurses.
+fn indented(json: &str) -> Vec<u8> {
+    fn line(out: &mut Vec<u8>, depth: usize) {
+        out.push(b'\n');
+        out.resize(out.len() + 4 * depth.min(INDENTED_MAX), b' ');
+    }
+    let mut out = Vec::with_capacity(json.len() * 2);
+    let mut depth = 0_usize;
+    let (mut text, mut escaped) = (false, false);
+    // Whether a list or object has just begun: an empty one stays on its line.
+    let mut begun = false;
+    for byte in json.bytes() {
+        if text {
+            out.push(byte);
+            (text, escaped) = (escaped || byte != b'"', !escaped && byte == b'\\');
+            continue;
+        }
+        if byte.is_ascii_whitespace() {
+            continue;
+        }
+        if matches!(byte, b'}' | b']') {
+            depth = depth.saturating_sub(1);
+            if !begun {
+                line(&mut out, depth);
+            }
+        } else if begun {
+            line(&mut out, depth);
+        }
+        begun = matches!(byte, b'{' | b'[');
+        out.push(byte);
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b',' => line(&mut out, depth),
+            b':' => out.push(b' '),
+            b'"' => text = true,
+            _ => {}
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -144,6 +183,43 @@ mod tests {
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "{\n    \"b\": {\n        \"x\": \"<&>\"\n    },\n    \"a\": []\n}\n"
+        );
+    }
+
+    #[test]
+    fn answers_may_be_nested_as_deeply_as_questions() {
+        let deep = |n: usize| format!("{}1{}", "{\"a\":[".repeat(n), "]}".repeat(n));
+        let answer = format!("{{\"data\":{}}}", deep(10_000));
+        let out = render(answer.as_bytes(), false).unwrap();
+        assert!(out.ends_with(b"\n    ]\n}\n"));
+        let small = deep(20);
+        let value: Value = serde_json::from_str(&small).unwrap();
+        let mut wanted = Vec::new();
+        let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        let mut serializer = serde_json::Serializer::with_formatter(&mut wanted, format);
+        serde::Serialize::serialize(&value, &mut serializer).unwrap();
+        assert_eq!(indented(&small), wanted);
+    }
+
+    #[test]
+    fn texts_and_empty_values_are_left_as_they_are() {
+        let json = r#"{"a":"{\"x\":[1,\\","b":{},"c":[],"d":[true,null,-1.5e3]}"#;
+        let out = String::from_utf8(indented(json)).unwrap();
+        let lines: Vec<&str> = out.lines().map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "{",
+                r#""a": "{\"x\":[1,\\","#,
+                r#""b": {},"#,
+                r#""c": [],"#,
+                r#""d": ["#,
+                "true,",
+                "null,",
+                "-1.5e3",
+                "]",
+                "}"
+            ]
         );
     }
 
