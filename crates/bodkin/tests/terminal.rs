@@ -256,7 +256,8 @@ fn root_a_service_and_a_directory_have_terminals() {
     }
     let world = World::new();
     let mut command = Command::new("script");
-    let line = format!("sleep 600 | {BODKIN} session --version v0.21.7");
+    // Its input stays open for as long as `script` lives.
+    let line = format!("tail --pid=$PPID -f /dev/null | {BODKIN} session --version v0.21.7");
     world.environment(command.args(["-qec", &line, "/dev/null"]));
     let mut screen = Screen::new(command);
     let line = screen.wait_for("{").wait_for("}").seen.clone();
