@@ -11,7 +11,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use engine::{Ctx, container::shell};
+use engine::{
+    Ctx,
+    container::{Container, shell},
+};
 use futures::{SinkExt, StreamExt};
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, header, upgrade::OnUpgrade};
@@ -51,11 +54,11 @@ pub(crate) fn answer(
     ctx: &Arc<Ctx>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, (StatusCode, String)> {
-    let id = name(request.uri().path()).unwrap_or_default().to_owned();
-    if !ctx.session.shells.has(&id) {
+    let id = name(request.uri().path()).unwrap_or_default();
+    let Some(container) = ctx.session.shells.get(id) else {
         let text = format!("the session has no shell `{id}`: ask for a `shellEndpoint`");
         return Err((StatusCode::NOT_FOUND, text));
-    }
+    };
     let headers = request.headers();
     let says = |name, word: &str| {
         let values = headers.get_all(name).iter();
@@ -74,7 +77,7 @@ pub(crate) fn answer(
     };
     let accepted = derive_accept_key(key.as_bytes());
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(serve(ctx.clone(), id, upgrade));
+    tokio::spawn(serve(ctx.clone(), container, upgrade));
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
@@ -93,7 +96,7 @@ pub(crate) fn answer(
     Ok(answer)
 }
 
-async fn serve(ctx: Arc<Ctx>, id: String, upgrade: OnUpgrade) {
+async fn serve(ctx: Arc<Ctx>, container: Container, upgrade: OnUpgrade) {
     let Ok(connection) = upgrade.await else {
         return;
     };
@@ -106,7 +109,7 @@ async fn serve(ctx: Arc<Ctx>, id: String, upgrade: OnUpgrade) {
     let (mut to_client, from_client) = socket.split();
     let (near, far) = tokio::io::duplex(BETWEEN);
     let (mut from_shell, to_shell) = tokio::io::split(near);
-    let attached = shell::attach(&ctx, &id, Box::new(BufReader::new(far)));
+    let attached = shell::attach(&ctx, &container, Box::new(BufReader::new(far)));
     let typing = typed(from_client, to_shell);
     let showing = async {
         let mut payload = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use graph::{
@@ -39,7 +39,7 @@ type EntrySet = Arc<[Arc<Entry>]>;
 
 impl Cache {
     fn find(&self, key: &str) -> Option<EntrySet> {
-        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let sets = crate::lock(&self.sets);
         sets.iter()
             .find(|(k, _)| **k == *key)
             .map(|(_, set)| set.clone())
@@ -47,7 +47,7 @@ impl Cache {
 
     /// Keeps a set under its key, or one that no other has. The set that was there first stays.
     fn keep(&self, key: &str, set: EntrySet) -> (Arc<str>, EntrySet) {
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sets = crate::lock(&self.sets);
         let taken = |key: &str| sets.iter().find(|(k, _)| **k == *key);
         let key: Arc<str> = if key.is_empty() {
             let free = sets

@@ -209,8 +209,11 @@ impl Config {
     /// An unreadable or malformed file.
     pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
         let older = path.with_extension("toml");
-        let Some((path, bytes)) = found(path)?.map_or_else(|| found(&older), |f| Ok(Some(f)))?
-        else {
+        let file = match found(path)? {
+            None => found(&older)?,
+            newer => newer,
+        };
+        let Some((path, bytes)) = file else {
             return Ok(Default::default());
         };
         let name = path.display().to_string();

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -250,10 +250,7 @@ impl Engine {
 
     /// The lock of a cache volume.
     pub fn volume_lock(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self
-            .volume_locks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut locks = crate::lock(&self.volume_locks);
         locks.retain(|_, l| l.strong_count() > 0);
         if let Some(l) = locks.get(key).and_then(Weak::upgrade) {
             return l;

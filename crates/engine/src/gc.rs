@@ -7,7 +7,7 @@ mod parse;
 mod schedule;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -325,7 +325,7 @@ impl Collector {
     }
 
     fn scheduled<T>(&self, f: impl FnOnce(&mut Schedule) -> T) -> T {
-        f(&mut self.schedule.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut crate::lock(&self.schedule))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     collections::VecDeque,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -87,7 +87,7 @@ impl Progress {
 
     fn veiled<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let veil = self.0.veil.get();
-        let masked = veil.and_then(|v| v.lock().unwrap_or_else(PoisonError::into_inner).text(text));
+        let masked = veil.and_then(|v| crate::lock(v).text(text));
         match shortened(masked.as_deref().unwrap_or(text)) {
             Some(short) => Cow::Owned(short),
             None => masked.map_or(Cow::Borrowed(text), Cow::Owned),
@@ -96,7 +96,7 @@ impl Progress {
 
     fn open(&self, name: Arc<str>, parent: u64) -> u64 {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let mut spans = self.0.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spans = crate::lock(&self.0.spans);
         if spans.len() >= SPANS {
             spans.pop_front();
         }
@@ -113,7 +113,7 @@ impl Progress {
     }
 
     fn close(&self, id: u64, cached: bool, error: Option<&Error>) {
-        let mut spans = self.0.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spans = crate::lock(&self.0.spans);
         // Ids grow, so the queue is sorted by them.
         if let Ok(at) = spans.binary_search_by_key(&id, |s| s.id)
             && let Some(span) = spans.get_mut(at)
@@ -178,13 +178,7 @@ impl Progress {
 
     /// The spans so far, oldest first; at most [`SPANS`].
     pub fn spans(&self) -> Vec<Span> {
-        self.0
-            .spans
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        crate::lock(&self.0.spans).iter().cloned().collect()
     }
 }
 

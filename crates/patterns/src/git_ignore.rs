@@ -63,13 +63,14 @@ fn below<'a>(dir: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// A path as a pattern that matches nothing else.
-pub fn literal(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for c in path.chars() {
-        if matches!(c, '*' | '?' | '[' | ']' | '\\') || (out.is_empty() && matches!(c, '!' | '#')) {
-            out.push('\\');
+pub fn literal(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for b in path {
+        let first = out.is_empty() && matches!(b, b'!' | b'#');
+        if first || matches!(b, b'*' | b'?' | b'[' | b']' | b'\\') {
+            out.push(b'\\');
         }
-        out.push(c);
+        out.push(*b);
     }
     out
 }
@@ -97,6 +98,6 @@ mod tests {
 
     #[test]
     fn paths_become_patterns_of_themselves() {
-        assert_eq!(literal("!a*b[1]/c!"), "\\!a\\*b\\[1\\]/c!");
+        assert_eq!(literal(b"!a*b[1]/c!"), b"\\!a\\*b\\[1\\]/c!");
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn patterns(top: &Path) -> Vec<String> {
             }
             path.extend_from_slice(entry.file_name().as_bytes());
             if ignore.ignores(&path, kind.is_dir()) {
-                ignored.push(literal(&String::from_utf8_lossy(&path)));
+                ignored.push(String::from_utf8_lossy(&literal(&path)).into_owned());
             } else if kind.is_dir() {
                 pending.push(path);
             }

@@ -36,8 +36,7 @@ pub(super) fn auth_host(address: &str) -> Result<String, Error> {
     let domain = if looks_like_host {
         address.to_owned()
     } else {
-        let r = Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?;
-        r.domain().to_owned()
+        named(address)?.domain().to_owned()
     };
     Ok(
         if domain == "index.docker.io" || domain == "registry-1.docker.io" {
@@ -60,14 +59,20 @@ pub(crate) struct Resolved {
     pub(crate) rootfs: Tree,
 }
 
+/// The name of an image.
+///
+/// # Errors
+/// It is none.
+pub(super) fn named(address: &str) -> Result<Reference, Error> {
+    Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))
+}
+
 /// Looks an image up.
 ///
 /// # Errors
 /// A malformed name, no such image or platform, a registry that does not answer.
 pub(crate) async fn resolve(ctx: &Ctx, address: &str, platform: &str) -> Result<Resolved, Error> {
-    let reference = Reference::parse(address)
-        .map_err(|e| Error::from_chain(Class::User, &e))?
-        .or_latest();
+    let reference = named(address)?.or_latest();
     let platform: Platform = platform
         .parse::<Platform>()
         .map_err(|e| Error::from_chain(Class::User, &e))?;
@@ -106,9 +111,7 @@ pub(super) async fn from(inv: Invocation<Ctx>) -> Result<Value, Error> {
     let address = inv.args.str("address");
     let service = inv.args.id("registryService");
     if let Some(id) = service {
-        let reference =
-            Reference::parse(address).map_err(|e| Error::from_chain(Class::User, &e))?;
-        served(&inv.ctx, &reference, &inv.ctx.load(id).await?).await?;
+        served(&inv.ctx, &named(address)?, &inv.ctx.load(id).await?).await?;
     }
     let resolved = resolve(&inv.ctx, address, &c.platform).await?;
     let (pinned, image_config) = (resolved.pinned, Config::from_oci(&resolved.config));

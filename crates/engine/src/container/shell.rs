@@ -38,13 +38,9 @@ impl Shells {
         Ok(id)
     }
 
-    fn get(&self, id: &str) -> Option<Container> {
+    /// The container with this name.
+    pub fn get(&self, id: &str) -> Option<Container> {
         lock(&self.0).get(id).cloned()
-    }
-
-    /// Is there one with this name?
-    pub fn has(&self, id: &str) -> bool {
-        self.get(id).is_some()
     }
 }
 
@@ -57,16 +53,14 @@ async fn endpoint(inv: Invocation<Ctx>) -> Result<Value, Error> {
     Ok(Value::String(format!("ws://dagger{PATH}{id}").into()))
 }
 
-/// Runs what the container would run as a service, its last exec or else its default command, on a terminal at the other end
+/// Runs what a container would run as a service, its last exec or else its default command, on a terminal at the other end
 /// of `stream`: frames as [`wire::LinkRequest::Terminal`] has them, without a status before. What it changes is dropped. The
 /// exit code.
 ///
 /// # Errors
-/// There is no such shell, it cannot be started, or the other end is gone.
-pub async fn attach(ctx: &Ctx, id: &str, stream: Box<dyn Io>) -> Result<i32, Error> {
-    let c = ctx.session.shells.get(id);
-    let c = c.ok_or_else(|| Error::user(format!("the session has no shell `{id}`")))?;
-    let (mut plan, inputs) = service::command_of(&c)?;
+/// It cannot be started, or the other end is gone.
+pub async fn attach(ctx: &Ctx, c: &Container, stream: Box<dyn Io>) -> Result<i32, Error> {
+    let (mut plan, inputs) = service::command_of(c)?;
     plan.expect = Expect::Any(255);
     let inputs = ctx.inputs(&inputs).await?;
     let facts = TerminalFacts {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,6 +13,8 @@ use oci::{
 };
 use serde::{Deserialize, Serialize};
 use store::Store;
+
+use crate::lock;
 
 /// Where they are kept, by name and tag.
 const SPACE: &str = "image tags";
@@ -72,10 +74,9 @@ impl TagMemory {
         let facts = self.store.facts();
         let known: Option<[u8; 32]> = facts.get(SPACE, KEY).and_then(|key| key.try_into().ok());
         let key = known.unwrap_or_else(|| {
-            let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
             let mut key = [0; 32];
-            for (to, from) in key.iter_mut().zip(halves.iter().flat_map(|u| u.as_bytes())) {
-                *to = *from;
+            for half in key.chunks_exact_mut(16) {
+                half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
             }
             facts.put(SPACE, KEY, &key);
             key
@@ -85,10 +86,6 @@ impl TagMemory {
         blake3::keyed_hash(&key, text.as_bytes())
             .to_hex()
             .to_string()
-    }
-
-    fn turn(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,7 +124,7 @@ fn now() -> u64 {
 
 impl Tags for TagMemory {
     fn remember(&self, tag: &Reference, digest: Digest, who: Option<&Known>) {
-        let _turn = self.turn();
+        let _turn = lock(&self.turn);
         let new = Entry {
             digest: digest.to_string(),
             seen: now(),
@@ -139,7 +136,7 @@ impl Tags for TagMemory {
     }
 
     fn recall(&self, tag: &Reference, who: &[Known]) -> Option<Sighting> {
-        let _turn = self.turn();
+        let _turn = lock(&self.turn);
         let who = who.iter().map(|who| self.hash(who)).collect();
         let entries = self.entries(tag);
         let entry = last(&entries, &who)?;
@@ -150,7 +147,7 @@ impl Tags for TagMemory {
     }
 
     fn forget(&self, tag: &Reference, who: &[Known]) {
-        let _turn = self.turn();
+        let _turn = lock(&self.turn);
         let hashes: HashSet<String> = who.iter().map(|who| self.hash(who)).collect();
         let before = self.entries(tag);
         let mut after = before.clone();

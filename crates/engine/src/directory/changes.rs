@@ -160,7 +160,7 @@ async fn with_changes(inv: Invocation<Ctx>) -> Answer {
 }
 
 /// A tree and a directory in it.
-type At<'a> = (&'a store::Tree, &'a str);
+pub(super) type At<'a> = (&'a store::Tree, &'a str);
 
 /// Makes both trees and runs `f` on them, on a thread that may block.
 async fn compare<T, F>(inv: &Invocation<Ctx>, f: F) -> Result<T, Error>
@@ -190,7 +190,8 @@ where
         .await
 }
 
-fn differing(
+/// What differs, looked for as long as somebody waits.
+pub(super) fn differing(
     before: At<'_>,
     after: At<'_>,
     stop: &Stop,

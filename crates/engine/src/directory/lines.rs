@@ -28,7 +28,8 @@ struct Difference {
     new: Range<usize>,
 }
 
-fn split(text: &[u8]) -> Vec<&[u8]> {
+/// The lines, each with its end.
+pub(super) fn split(text: &[u8]) -> Vec<&[u8]> {
     text.split_inclusive(|b| *b == b'\n').collect()
 }
 

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use graph::error::Error;
 use store::{Kind, Tree, TreeError, What};
 
-use super::{lines, patch, tree_error};
+use super::{
+    changes::{At, differing},
+    lines, patch, tree_error,
+};
 use crate::{engine::Stop, node::Conflict};
 
 /// Largest file that is merged, in bytes.
 const FILE_MAX: u64 = patch::TEXT_MAX;
-
-/// A tree and a directory in it.
-type At<'a> = (&'a Tree, &'a str);
 
 /// A file that both sides changed, as this side has it.
 struct Contested {
@@ -36,7 +36,7 @@ pub(crate) fn merge(
 ) -> Result<(), Error> {
     let err = |e: TreeError| tree_error(&e);
     let changed = |before, after| -> Result<BTreeSet<Vec<u8>>, Error> {
-        let all = Tree::changes_until(&|| stop.stopped(), before, after).map_err(err)?;
+        let all = differing(before, after, stop).map_err(err)?;
         Ok(all
             .into_iter()
             .filter(|c| c.kind != Kind::Dir || c.what == What::Removed)
@@ -46,16 +46,13 @@ pub(crate) fn merge(
     let ours = changed(ours_before, (tree, at))?;
     let other = changed(theirs.0, theirs.1)?;
     // What both did alike is no conflict.
-    let both: Vec<Vec<u8>> = {
-        let mut differ = Vec::new();
-        for path in other.into_iter().filter(|p| touches(&ours, p)) {
-            stop.check()?;
-            if file(tree, at, &path)? != file(theirs.1.0, theirs.1.1, &path)? {
-                differ.push(path);
-            }
+    let mut both = Vec::new();
+    for path in other.into_iter().filter(|p| touches(&ours, p)) {
+        stop.check()?;
+        if file(tree, at, &path)? != file(theirs.1.0, theirs.1.1, &path)? {
+            both.push(path);
         }
-        differ
-    };
+    }
     if conflict == Conflict::FailEarly && !both.is_empty() {
         return Err(conflicts(&both));
     }
@@ -102,7 +99,7 @@ pub(crate) fn merge(
         match settled {
             Some(bytes) => tree.write_file(&to, &bytes, c.mode, Some(c.owner)),
             None if tree.lstat(&to).map_err(err)?.is_some_and(|s| !s.is_dir()) => {
-                tree.remove(patch::literal(&to))
+                tree.remove(patterns::literal(&to))
             }
             None => Ok(()),
         }

@@ -1,8 +1,9 @@
 //! Patches as `git diff` writes them: reading, applying and making them.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use graph::error::Error;
+use patterns::literal;
 use store::{Kind, Tree};
 
 use super::{binary, lines, tree_error};
@@ -11,7 +12,7 @@ use crate::engine::Stop;
 /// Largest patch that is read, in bytes.
 pub(crate) const PATCH_MAX: u64 = 64 << 20;
 /// Largest file a patch changes, in bytes.
-const FILE_MAX: u64 = 128 << 20;
+const FILE_MAX: usize = 128 << 20;
 /// Largest file whose lines are compared, in bytes. What is larger counts as binary, and is named in a patch and not held in it.
 pub(super) const TEXT_MAX: u64 = 64 << 20;
 /// Mode of a symbolic link in a patch.
@@ -39,6 +40,14 @@ struct FilePatch<'a> {
     change: Change<'a>,
 }
 
+impl FilePatch<'_> {
+    /// Its name for a message: the one after, where it has one.
+    fn called(&self) -> Cow<'_, str> {
+        let name = self.new.as_ref().or(self.old.as_ref());
+        shown(name.map_or(&[][..], Vec::as_slice))
+    }
+}
+
 /// How a file's contents change.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Change<'a> {
@@ -54,7 +63,7 @@ enum Change<'a> {
 /// Reads a patch.
 fn parse(patch: &[u8]) -> Result<Vec<FilePatch<'_>>, String> {
     let mut files: Vec<FilePatch<'_>> = Vec::new();
-    let lines: Vec<&[u8]> = patch.split_inclusive(|b| *b == b'\n').collect();
+    let lines = lines::split(patch);
     let text = |line: &[u8]| {
         String::from_utf8_lossy(line)
             .trim_end_matches(['\n', '\r'])
@@ -117,10 +126,9 @@ fn parse(patch: &[u8]) -> Result<Vec<FilePatch<'_>>, String> {
             .map(|m| m & KIND)
             == Some(COMMIT)
         {
-            let of = file.new.as_ref().or(file.old.as_ref());
             return Err(format!(
                 "{}: it is a submodule (mode 160000), whose commit no directory holds: leave it out of the patch",
-                shown(of.map_or(&[][..], Vec::as_slice))
+                file.called()
             ));
         }
         if let Some(mode) = said.strip_prefix("new file mode ") {
@@ -142,18 +150,14 @@ fn parse(patch: &[u8]) -> Result<Vec<FilePatch<'_>>, String> {
         {
             file.new = Some(unquote(path));
         } else if said.starts_with("GIT binary patch") {
-            let of = file.new.as_ref().or(file.old.as_ref());
-            let of = shown(of.map_or(&[][..], Vec::as_slice));
-            let max = usize::try_from(FILE_MAX).unwrap_or(usize::MAX);
-            let (part, used) = binary::read(&lines[at..], max)
-                .map_err(|e| format!("{of}: line {}: {e}", at + 1))?;
+            let (part, used) = binary::read(&lines[at..], FILE_MAX)
+                .map_err(|e| format!("{}: line {}: {e}", file.called(), at + 1))?;
             file.change = Change::Binary(part);
             at += used;
         } else if said.starts_with("Binary files ") {
-            let of = file.new.as_ref().or(file.old.as_ref());
             return Err(format!(
                 "{}: the patch only says that this binary file differs, not how",
-                shown(of.map_or(&[][..], Vec::as_slice))
+                file.called()
             ));
         }
     }
@@ -291,25 +295,13 @@ fn quote(name: &[u8]) -> String {
 }
 
 /// A name for a message.
-fn shown(name: &[u8]) -> std::borrow::Cow<'_, str> {
+fn shown(name: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(name)
 }
 
 /// A path below a directory, whatever bytes it has.
 pub(super) fn below(dir: &str, path: &[u8]) -> Vec<u8> {
     [dir.trim_end_matches('/').as_bytes(), b"/", path].concat()
-}
-
-/// The pattern that only this path matches.
-pub(super) fn literal(path: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    for b in path {
-        if matches!(b, b'*' | b'?' | b'[' | b']' | b'\\') {
-            out.push(b'\\');
-        }
-        out.push(*b);
-    }
-    out
 }
 
 /// Applies a patch to directory `at`. Nothing is half done: the tree is thrown away when this fails.
@@ -377,7 +369,7 @@ fn apply_file(tree: &Tree, at: &str, patch: &FilePatch<'_>) -> Result<(), Error>
     }
     let before = match (&old, &stat) {
         (Some((_, path)), Some(s)) if s.kind == Kind::Symlink => tree.read_link(path),
-        (Some((_, path)), Some(_)) => tree.read_file(path, FILE_MAX),
+        (Some((_, path)), Some(_)) => tree.read_file(path, FILE_MAX as u64),
         _ => Ok(Vec::new()),
     }
     .map_err(|e| tree_error(&e))?;
@@ -396,8 +388,7 @@ fn apply_file(tree: &Tree, at: &str, patch: &FilePatch<'_>) -> Result<(), Error>
                     "the patch was made for another version of this binary file",
                 ));
             }
-            let max = usize::try_from(FILE_MAX).unwrap_or(usize::MAX);
-            part.apply(&before, max)
+            part.apply(&before, FILE_MAX)
                 .ok_or_else(|| bad(of, "the binary change does not fit the file"))?
         }
         Change::None => before,

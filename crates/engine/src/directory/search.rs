@@ -231,7 +231,7 @@ impl Search {
                 if hits.is_empty() {
                     return WalkState::Continue;
                 }
-                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut found = crate::lock(found);
                 found.append(&mut hits);
                 if found.len() >= RESULTS_MAX {
                     full.store(true, Ordering::Relaxed);

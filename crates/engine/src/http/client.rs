@@ -1,13 +1,17 @@
 //! The way to a server: over the network of the engine's machine, through a proxy, or into a service.
 
-use std::{path::PathBuf, sync::Mutex, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::time::timeout;
 
 use super::{FetchError, address::Address, error::cause};
 use crate::{
     lock,
-    service::{self, Passage, Service, Use},
+    service::{self, Passage, Use},
 };
 
 /// How long is waited for what, and how much is taken.
@@ -93,15 +97,15 @@ fn builder(limits: &Limits) -> Result<reqwest::ClientBuilder, FetchError> {
 
 /// A running service that a file is fetched from.
 pub(super) struct Served {
-    service: Service,
+    hostname: Arc<str>,
     used: Use,
     run_dir: PathBuf,
 }
 
 impl Served {
-    pub(super) fn new(service: Service, used: Use, run_dir: PathBuf) -> Self {
+    pub(super) fn new(hostname: Arc<str>, used: Use, run_dir: PathBuf) -> Self {
         Self {
-            service,
+            hostname,
             used,
             run_dir,
         }
@@ -110,7 +114,7 @@ impl Served {
     /// Does the address mean the service?
     pub(super) fn serves(&self, address: &Address) -> bool {
         service::is_meant(
-            &self.service.hostname,
+            &self.hostname,
             &self.used.running().hostname,
             address.host().0,
         )
@@ -124,7 +128,7 @@ impl Served {
     ) -> Result<(reqwest::Client, Passage), FetchError> {
         let door = self.used.running().door.clone();
         let door = door.ok_or_else(|| FetchError::NoAddress {
-            hostname: self.service.hostname.to_string(),
+            hostname: self.hostname.to_string(),
         })?;
         let port = address.host().1;
         let failed = |why: String| FetchError::Connect {

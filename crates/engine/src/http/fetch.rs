@@ -70,7 +70,7 @@ pub(super) async fn fetch(ctx: &Ctx, plan: &Plan) -> Result<Fetched, Error> {
         Some(service) => {
             let used = ctx.session.services.acquire(ctx, service).await?;
             Some(Served::new(
-                service.clone(),
+                service.hostname.clone(),
                 used,
                 ctx.engine.run_dir.clone(),
             ))

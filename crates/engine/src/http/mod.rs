@@ -14,7 +14,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 
 use graph::{
@@ -80,7 +80,7 @@ pub struct Seen {
 
 impl Seen {
     fn done(&self) -> MutexGuard<'_, HashMap<Key, Fetched>> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.done)
     }
 
     fn limits(&self) -> Limits {

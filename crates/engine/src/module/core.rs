@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use graph::{Request, error::Error, resolve::View};
@@ -39,12 +39,7 @@ pub(super) type Types = Arc<[Arc<TypeDef>]>;
 impl CoreTypes {
     /// All types the view has.
     pub(super) async fn of(&self, ctx: &Ctx, view: View) -> Result<Types, Error> {
-        if let Some(types) = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&view)
-        {
+        if let Some(types) = crate::lock(&self.0).get(&view) {
             return Ok(types.clone());
         }
         let request = Request {
@@ -58,7 +53,7 @@ impl CoreTypes {
             ))
         })?;
         let types: Types = describe(&parsed.data.schema.types)?.into();
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = crate::lock(&self.0);
         if known.len() < MAX_VIEWS {
             known.insert(view, types.clone());
         }

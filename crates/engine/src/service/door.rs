@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -111,7 +111,7 @@ impl Door {
     }
 
     fn ready(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
-        self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.0.ready)
     }
 
     fn make(&self) -> io::Result<Vec<OwnedFd>> {

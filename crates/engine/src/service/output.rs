@@ -1,6 +1,6 @@
 //! What a service says: the end of it is kept, and lines can be waited for.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Log {
 
 impl Log {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.0)
     }
 
     /// It said this.

@@ -188,7 +188,7 @@ impl Tree {
             &mut |walked| {
                 let is_dir = walked.stat.is_dir();
                 if ignore.ignores(walked.path, is_dir) {
-                    ignored.push(literal(&String::from_utf8_lossy(walked.path)));
+                    ignored.push(String::from_utf8_lossy(&literal(walked.path)).into_owned());
                     return Ok(Descend::Past);
                 }
                 if is_dir && let Some(text) = text(walked.path) {

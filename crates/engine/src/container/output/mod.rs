@@ -27,7 +27,7 @@ use wire::{
 };
 
 use self::build::{Built, Options, images};
-use super::{Container, image as pulled};
+use super::{Container, from::named, image as pulled};
 use crate::{
     Ctx,
     directory::{File, Tree},
@@ -74,8 +74,7 @@ async fn variants(inv: &Invocation<Ctx>) -> Result<Vec<Container>, Error> {
 
 async fn publish(inv: Invocation<Ctx>) -> Answer {
     let ctx = &inv.ctx;
-    let reference = Reference::parse(inv.args.str("address"))
-        .map_err(|e| Error::from_chain(Class::User, &e))?;
+    let reference = named(inv.args.str("address"))?;
     if let Some(id) = inv.args.id("registryService") {
         pulled::served(ctx, &reference, &ctx.load(id).await?).await?;
     }
@@ -182,9 +181,7 @@ async fn export(inv: Invocation<Ctx>) -> Answer {
 }
 
 async fn export_image(inv: Invocation<Ctx>) -> Answer {
-    let name = Reference::parse(inv.args.str("name"))
-        .map_err(|e| Error::from_chain(Class::User, &e))?
-        .or_latest();
+    let name = named(inv.args.str("name"))?.or_latest();
     let archive = archive(&inv, Some(&name)).await?;
     let request = LinkRequest::LoadImage {
         name: name.familiar(),
