@@ -297,7 +297,11 @@ fn spawn(place: &Place<'_>, log: &Path) -> Result<(Child, u64), ConnectError> {
         .create(&state)
         .map_err(failed(&state))?;
     if log.metadata().is_ok_and(|m| m.len() > LOG_LIMIT) {
-        std::fs::rename(log, log.with_extension("log.1")).map_err(failed(log))?;
+        match std::fs::rename(log, log.with_extension("log.1")) {
+            // Another command was quicker.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(failed(log))?,
+        }
     }
     let out = OpenOptions::new()
         .create(true)

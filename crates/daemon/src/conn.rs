@@ -117,7 +117,8 @@ async fn admin(shared: &Arc<Shared>, mut conn: Conn, request: AdminRequest) {
     let _ = conn.flush().await;
     if request == AdminRequest::Stop {
         shared.stop.cancel();
-        // The connection closes when the process ends: that is what the asker waits for.
-        std::future::pending::<()>().await;
+        // What the asker waits for is the end of the process, which closes the connection: not the end of this task, which
+        // comes before the store is closed.
+        std::mem::forget(conn);
     }
 }

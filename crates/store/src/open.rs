@@ -181,30 +181,26 @@ fn prepare_dir(dir: &Path) -> Result<PathBuf, OpenError> {
 }
 
 /// A directory without a format is one that is being made a store. It must have nothing by our names, because all that is
-/// there by these names and not recorded is swept.
+/// there by these names and not recorded is swept. The names are looked for first: another engine may be making this very
+/// store, and writes its format before anything else.
 fn check_ours(layout: &Layout) -> Result<(), OpenError> {
-    if layout
-        .format()
-        .try_exists()
-        .map_err(on("look at", &layout.format()))?
-    {
+    let taken = layout
+        .dirs()
+        .into_iter()
+        .chain([layout.db()])
+        .find(|path| fs::symlink_metadata(path).is_ok());
+    let Some(taken) = taken else {
+        return Ok(());
+    };
+    let format = layout.format();
+    if format.try_exists().map_err(on("look at", &format))? {
         return Ok(());
     }
-    let names = layout.dirs().into_iter().chain([layout.db()]);
-    for path in names {
-        if fs::symlink_metadata(&path).is_ok() {
-            let name = path
-                .strip_prefix(layout.root())
-                .unwrap_or(&path)
-                .display()
-                .to_string();
-            return Err(OpenError::NotAStore {
-                dir: layout.root().to_owned(),
-                name,
-            });
-        }
-    }
-    Ok(())
+    let name = taken.strip_prefix(layout.root()).unwrap_or(&taken);
+    Err(OpenError::NotAStore {
+        dir: layout.root().to_owned(),
+        name: name.display().to_string(),
+    })
 }
 
 /// Takes the lock, which the kernel gives back when this process ends, however it ends.

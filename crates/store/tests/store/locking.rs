@@ -110,3 +110,30 @@ fn root_a_store_on_an_overlay_is_refused_with_advice() {
             .contains("choose another directory with BODKIN_STATE_DIR")
     );
 }
+
+/// Whoever loses must say so: a command that started an engine goes to the other one then, and only then.
+#[test]
+fn of_many_who_make_a_store_at_once_one_has_it() {
+    for _ in 0..500 {
+        let dir = dir();
+        let path = dir.path().join("state");
+        let barrier = std::sync::Barrier::new(4);
+        let open = || {
+            barrier.wait();
+            let opened = Store::open(&path, Options::default());
+            // Held until all have tried.
+            barrier.wait();
+            opened.map(drop)
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!(won.len(), 1);
+        for result in lost {
+            let error = result.unwrap_err();
+            assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+        }
+    }
+}
