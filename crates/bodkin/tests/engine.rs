@@ -7,10 +7,15 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+const BODKIN: &str = env!("CARGO_BIN_EXE_bodkin");
+
 /// A command of somebody whose engine keeps its store in `dir`.
 fn start(dir: &Path, args: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_bodkin"))
-        .args(args)
+    run(Command::new(BODKIN).args(args), dir)
+}
+
+fn run(command: &mut Command, dir: &Path) -> Child {
+    command
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", dir)
@@ -55,4 +60,25 @@ fn commands_on_a_fresh_machine_share_one_engine_which_is_gone_when_stop_says_so(
         assert!(cmdline.is_empty(), "{said}");
         dir.close().unwrap();
     }
+}
+
+#[test]
+fn root_who_may_not_make_containers_is_told_what_to_do() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // As root in a container of others.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]);
+    let child = run(command.args([BODKIN, "query"]), dir.path());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        said.contains("needs root's rights to make containers (CAP_SYS_ADMIN)")
+            && said.contains("_EXPERIMENTAL_DAGGER_RUNNER_HOST"),
+        "{said}"
+    );
 }

@@ -73,9 +73,17 @@ pub enum OpenError {
         #[source]
         source: store::OpenError,
     },
+    /// This process may not make containers.
+    #[error(
+        "an engine needs root's rights to make containers (CAP_SYS_ADMIN), and this process has them not ({}): use it as root, \
+         or name an engine that runs elsewhere in {}",
+        graph::error::chain(.0),
+        wire::paths::RUNNER_HOST
+    )]
+    Rights(sandbox::StartError),
     /// The sandbox.
     #[error("cannot prepare the sandbox")]
-    Sandbox(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Sandbox(#[source] sandbox::StartError),
     /// The schema: a bug of ours.
     #[error("cannot build the schema")]
     Schema(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -328,9 +336,16 @@ impl PrivateVolume {
 /// The engine's own runtime, or the OCI runtime that the configuration names.
 fn open_runtime(config: &Config, run_dir: &Path) -> Result<Arc<dyn sandbox::Runtime>, OpenError> {
     match config.runtime.as_deref() {
-        None | Some(crate::config::NATIVE) => Ok(Arc::new(
-            sandbox::Native::new().map_err(|e| OpenError::Sandbox(e.into()))?,
-        )),
+        None | Some(crate::config::NATIVE) => {
+            Ok(Arc::new(sandbox::Native::new().map_err(|e| match &e {
+                sandbox::StartError::Step { source, .. }
+                    if source.kind() == std::io::ErrorKind::PermissionDenied =>
+                {
+                    OpenError::Rights(e)
+                }
+                _ => OpenError::Sandbox(e),
+            })?))
+        }
         Some(program) => Ok(Arc::new(sandbox::Runc::new(program, run_dir))),
     }
 }

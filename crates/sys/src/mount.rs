@@ -367,11 +367,15 @@ mod tests {
             return;
         }
         let dir = PathBuf::from(format!("/dev/shm/sys-overlay-{}", std::process::id()));
+        let newest = Way::of(&rustix::system::uname().release().to_string_lossy());
         for (way, name) in [
             (Way::Text, "text"),
             (Way::Paths, "paths"),
             (Way::Descriptors, "descriptors"),
         ] {
+            if way > newest {
+                continue;
+            }
             let at = |sub: &str| dir.join(name).join(sub);
             for sub in ["a", "b", "upper", "work"] {
                 fs::create_dir_all(at(sub)).unwrap();
