@@ -341,7 +341,7 @@ pub(crate) fn running(mark: &str) -> usize {
 }
 
 /// Waits until it is so; how long it took.
-pub(crate) fn until(what: &str, limit: Duration, is_so: impl Fn() -> bool) -> Duration {
+pub(crate) fn until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < limit, "not within {limit:?}: {what}");

@@ -3,7 +3,6 @@
 #![expect(unsafe_code, reason = "raw system calls are what is looked at")]
 
 use std::{
-    arch::asm,
     env,
     io::{BufRead, BufReader, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -155,7 +154,7 @@ fn call_i386(number: i64, argument: i64) -> i64 {
     let result: i32;
     // SAFETY: the old way into the kernel, with numbers only; rbx cannot be named and is put back.
     unsafe {
-        asm!("xchg rbx, {argument}", "int 0x80", "xchg rbx, {argument}", argument = inout(reg) argument => _,
+        std::arch::asm!("xchg rbx, {argument}", "int 0x80", "xchg rbx, {argument}", argument = inout(reg) argument => _,
              inlateout("eax") number as i32 => result, in("ecx") 2, in("edx") 0, lateout("r8") _, lateout("r9") _,
              lateout("r10") _, lateout("r11") _);
     }

@@ -271,7 +271,8 @@ impl Stat {
             rdev: stat.st_rdev,
             dev: stat.st_dev,
             ino: stat.st_ino,
-            nlink: stat.st_nlink,
+            #[allow(clippy::useless_conversion, reason = "of 32 bits on arm64")]
+            nlink: u64::from(stat.st_nlink),
         }
     }
 

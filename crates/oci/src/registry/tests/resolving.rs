@@ -217,7 +217,8 @@ async fn registries_that_cannot_do_head() {
 #[tokio::test]
 async fn documents_that_are_too_large_or_two_things_at_once() {
     let registry = Registry::start();
-    let world = World::new(|_| {});
+    // A slow machine takes a while over the first.
+    let world = World::new(|config| config.patience.silence = Duration::from_secs(60));
     registry.put("app", "huge", &vec![b' '; 9 << 20]);
     let text = world
         .failure(&registry, &format!("{}/app:huge", registry.address()))
