@@ -4,11 +4,11 @@
 
 use std::{collections::HashMap, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufReader},
     net::UdpSocket,
     sync::mpsc,
-    task::JoinSet,
     time::timeout,
 };
 
@@ -63,7 +63,8 @@ impl Back {
     }
 }
 
-/// Carries what arrives at a port: `carry` is run for each new peer and ends with it. Dropping this ends all.
+/// Carries what arrives at a port: `carry` is run for each new peer and ends with it. Dropping this ends all, and the port is
+/// free then: flows are no tasks of their own, which would hold the socket until they are found to be aborted.
 pub async fn serve<F, R>(socket: UdpSocket, carry: F)
 where
     F: Fn(Flow) -> R,
@@ -71,16 +72,12 @@ where
 {
     let socket = Arc::new(socket);
     let mut flows: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
-    let mut running = JoinSet::new();
+    let mut running = FuturesUnordered::new();
     let mut buffer = vec![0; LONGEST];
     loop {
         tokio::select! {
-            Some(over) = running.join_next() => {
-                if let Ok(peer) = over {
-                    flows.remove(&peer);
-                } else {
-                    flows.retain(|_, f| !f.is_closed());
-                }
+            Some(peer) = running.next() => {
+                flows.remove(&peer);
             }
             received = socket.recv_from(&mut buffer) => {
                 // What cannot be received was lost on the way: an unreachable peer is told so here.
@@ -92,10 +89,10 @@ where
                     let (datagrams, queue) = mpsc::channel(WAITING);
                     flows.insert(peer, datagrams);
                     let flow = carry(Flow { socket: socket.clone(), peer, queue });
-                    running.spawn(async move {
+                    running.push(Box::pin(async move {
                         flow.await;
                         peer
-                    });
+                    }));
                 }
                 if let Some(datagrams) = flows.get(&peer) {
                     // One there is no room for is lost, as datagrams are.
@@ -245,6 +242,27 @@ mod tests {
             tokio::join!(to_stream(flow, here), stream_to_socket(away, there));
         })
         .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_ends_the_carrying_has_the_port_back() {
+        for _ in 0..200 {
+            let (port, peer) = (bind().await, bind().await);
+            let at = port.local_addr().expect("an address");
+            let (began, mut begun) = mpsc::channel(1);
+            let serving = tokio::spawn(serve(port, move |mut flow| {
+                let began = began.clone();
+                async move {
+                    began.send(()).await.expect("somebody waits");
+                    while flow.next().await.is_some() {}
+                }
+            }));
+            peer.send_to(b"x", at).await.expect("sent");
+            begun.recv().await.expect("a flow");
+            serving.abort();
+            assert!(serving.await.expect_err("aborted").is_cancelled());
+            UdpSocket::bind(at).await.expect("the port is free");
+        }
     }
 
     #[tokio::test]
